@@ -1,0 +1,137 @@
+"""The bounded buffer between the hub and one reader, and what happens when it is full."""
+
+from collections import deque
+from typing import Literal
+
+from fastapi_broadcaster.deliveries import Delivery
+from fastapi_broadcaster.messages import Gap
+
+Overflow = Literal["catch_up", "drop_oldest", "drop_newest", "latest", "close"]
+OVERFLOWS: tuple[Overflow, ...] = ("catch_up", "drop_oldest", "drop_newest", "latest", "close")
+Item = Delivery | Gap
+
+
+class Buffer:
+    """At most `size` messages in order of arrival; one writer, one reader, never blocks.
+
+    What is dropped is counted per channel, and a `Gap("slow")` with the exact number is taken at
+    the place where the messages would have stood. Gaps do not count as messages.
+    """
+
+    __slots__ = ("_before", "_conflating", "_gaps", "_items", "_skipped", "overflow", "size")
+
+    def __init__(self, size: int, overflow: Overflow) -> None:
+        self.size = size
+        self.overflow: Overflow = overflow
+        self._items: deque[Item] = deque()
+        self._gaps = 0  # gaps among the items
+        self._before: list[Gap] = []  # gaps that stand before the oldest item
+        self._skipped: dict[str, int] = {}  # dropped behind the newest item, per channel
+        self._conflating = False
+
+    def __bool__(self) -> bool:
+        return bool(self._items or self._before or self._skipped)
+
+    def put(self, item: Item) -> bool:
+        """Add an item; False when it does not fit and the overflow is the reader's to settle."""
+        items = self._items
+        if isinstance(item, Gap):
+            self._put_gap(item)
+            return True
+        if len(items) - self._gaps < self.size and not self._conflating:
+            if self._skipped:
+                self._settle_skipped()
+            items.append(item)
+            return True
+        return self._put_over(item)
+
+    def _put_gap(self, gap: Gap) -> None:
+        if self._skipped:
+            self._settle_skipped()
+        if self._items and self._items[-1] == gap:
+            return  # told already, at this very place
+        self._items.append(gap)
+        self._gaps += 1
+
+    def _put_over(self, item: Delivery) -> bool:
+        match self.overflow:
+            case "drop_oldest":
+                self._drop_oldest()
+                self._items.append(item)
+            case "drop_newest":
+                channel = item.message.channel
+                self._skipped[channel] = self._skipped.get(channel, 0) + 1
+            case "latest":
+                self._conflate(item)
+            case _:
+                return False
+        return True
+
+    def _drop_oldest(self) -> None:
+        while True:
+            oldest = self._items.popleft()
+            if isinstance(oldest, Gap):
+                self._gaps -= 1
+                self._tell_before(oldest)
+            else:
+                self._tell_before(Gap(oldest.message.channel, "slow", 1))
+                return
+
+    def _conflate(self, item: Delivery) -> None:
+        """Keep the newest message of each channel until the reader has caught up."""
+        self._conflating = True
+        newest: dict[str, Delivery] = {}
+        for old in (*self._items, item):
+            if isinstance(old, Gap):
+                self._tell_before(old)
+                continue
+            channel = old.message.channel
+            if newest.pop(channel, None) is not None:
+                self._tell_before(Gap(channel, "slow", 1))
+            newest[channel] = old
+        while len(newest) > self.size:
+            channel = next(iter(newest))
+            del newest[channel]
+            self._tell_before(Gap(channel, "slow", 1))
+        self._items = deque(newest.values())
+        self._gaps = 0
+
+    def _tell_before(self, gap: Gap) -> None:
+        for index, told in enumerate(self._before):
+            if (told.channel, told.reason) == (gap.channel, gap.reason):
+                total = None
+                if told.missed is not None and gap.missed is not None:
+                    total = told.missed + gap.missed
+                self._before[index] = Gap(gap.channel, gap.reason, total)
+                return
+        self._before.append(gap)
+
+    def _settle_skipped(self) -> None:
+        for channel, missed in self._skipped.items():
+            self._items.append(Gap(channel, "slow", missed))
+            self._gaps += 1
+        self._skipped.clear()
+
+    def take(self) -> Item | None:
+        """The oldest item, None when nothing waits."""
+        if self._before:
+            return self._before.pop(0)
+        if self._items:
+            item = self._items.popleft()
+            if isinstance(item, Gap):
+                self._gaps -= 1
+            if not self._items:
+                self._conflating = False
+            return item
+        if self._skipped:
+            channel = next(iter(self._skipped))
+            return Gap(channel, "slow", self._skipped.pop(channel))
+        return None
+
+    def clear(self) -> None:
+        """Forget everything; the caller knows another way to it."""
+        self._items.clear()
+        self._before.clear()
+        self._skipped.clear()
+        self._gaps = 0
+        self._conflating = False

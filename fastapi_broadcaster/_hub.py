@@ -1,0 +1,206 @@
+"""Who in this process hears what. Synchronous: nothing in here ever awaits."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from fastapi_broadcaster import _patterns
+from fastapi_broadcaster._targets import Target
+from fastapi_broadcaster.deliveries import Delivery
+from fastapi_broadcaster.messages import Cursor, Gap, Message
+from fastapi_broadcaster.subscribers import Subscriber
+
+AnySubscriber = Subscriber[object]
+
+
+class Entry:
+    """One channel or pattern that somebody here hears, or is about to."""
+
+    __slots__ = ("cursor", "idle", "is_pattern", "name", "ready", "subscribers", "users")
+
+    def __init__(self, name: str, is_pattern: bool) -> None:
+        self.name = name
+        self.is_pattern = is_pattern
+        self.users = 0  # subscribers, and those who wait to become one
+        self.subscribers: dict[AnySubscriber, None] = {}
+        self.cursor: Cursor = {}  # behind the last message dispatched
+        self.ready = asyncio.get_running_loop().create_future()
+        self.idle: asyncio.TimerHandle | None = None
+
+    async def wait_ready(self) -> None:
+        """Wait until the broker sends what is published, on a connection that still stands."""
+        while not self.ready.done():
+            await asyncio.shield(self.ready)
+        self.ready.result()
+
+    def refuse(self, error: Exception) -> None:
+        """Tell whoever waits that it will not come to pass."""
+        if not self.ready.done():
+            self.ready.set_exception(error)
+            self.ready.exception()  # seen, also when nobody waits
+
+
+class Hub:
+    """Hands every batch of the listener to the subscribers that it is for.
+
+    `wanted_changed` is called whenever the set of entries changes: the reconciler does the rest.
+    An entry outlives its last user by `linger` seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        linger: float,
+        format: Callable[[Cursor], str] | None,
+        tags_patterns: bool,
+        wanted_changed: Callable[[], None],
+    ) -> None:
+        self.channels: dict[str, Entry] = {}
+        self.patterns: dict[str, Entry] = {}
+        self.subscribers: dict[AnySubscriber, tuple[Entry, ...]] = {}
+        self._leaving: list[asyncio.Future[None]] = []
+        self._linger = linger
+        self._format = format
+        self._tags_patterns = tags_patterns
+        self._wanted_changed = wanted_changed
+
+    def entries(self) -> Iterator[Entry]:
+        yield from self.channels.values()
+        yield from self.patterns.values()
+
+    # -- coming and going -------------------------------------------------------------------
+
+    def acquire(self, targets: Iterable[Target]) -> tuple[Entry, ...]:
+        """Want these targets; whoever acquires must `release`, whatever happens."""
+        entries = tuple(self._entry(target) for target in targets)
+        for entry in entries:
+            entry.users += 1
+            if entry.idle is not None:
+                entry.idle.cancel()
+                entry.idle = None
+        return entries
+
+    def _entry(self, target: Target) -> Entry:
+        table = self.patterns if target.is_pattern else self.channels
+        entry = table.get(target.name)
+        if entry is None:
+            entry = table[target.name] = Entry(target.name, target.is_pattern)
+            self._wanted_changed()
+        return entry
+
+    def join(self, subscriber: AnySubscriber, entries: tuple[Entry, ...]) -> None:
+        """Let a subscriber hear entries that are ready, from where each of them stands."""
+        self.subscribers[subscriber] = entries
+        for entry in entries:
+            entry.subscribers[subscriber] = None
+            if entry.cursor:
+                subscriber.targets.cursors[entry.name] = entry.cursor
+        subscriber.live = True
+
+    def release(self, entries: Iterable[Entry], subscriber: AnySubscriber | None = None) -> None:
+        """Undo `acquire`, and `join` if a subscriber is given."""
+        if subscriber is not None:
+            self.subscribers.pop(subscriber, None)
+            self._tell_leaving()
+        for entry in entries:
+            if subscriber is not None:
+                entry.subscribers.pop(subscriber, None)
+            entry.users -= 1
+            if entry.users == 0:
+                loop = asyncio.get_running_loop()
+                entry.idle = loop.call_later(self._linger, self._forget, entry)
+
+    def _forget(self, entry: Entry) -> None:
+        table = self.patterns if entry.is_pattern else self.channels
+        if entry.users == 0 and table.get(entry.name) is entry:
+            del table[entry.name]
+            self._wanted_changed()
+
+    def lost(self) -> None:
+        """The connection is gone: newcomers wait until every entry is live again."""
+        for entry in self.entries():
+            if entry.ready.done():
+                entry.ready = asyncio.get_running_loop().create_future()
+
+    def when_empty(self, gone: "asyncio.Future[None]") -> None:
+        """Resolve the future once there is no subscriber any more."""
+        self._leaving.append(gone)
+        self._tell_leaving()
+
+    def _tell_leaving(self) -> None:
+        if not self.subscribers:
+            for gone in self._leaving:
+                if not gone.done():
+                    gone.set_result(None)
+            self._leaving.clear()
+
+    def end(self, waiting: Exception, *, draining: bool = False) -> None:
+        """End every stream at once; those who wait to become one get the error."""
+        for entry in self.entries():
+            entry.refuse(waiting)
+        for subscriber in list(self.subscribers):
+            subscriber.end(draining=draining)
+
+    def close(self, waiting: Exception) -> None:
+        """End every stream and forget every entry."""
+        self.end(waiting)
+        for entry in self.entries():
+            if entry.idle is not None:
+                entry.idle.cancel()
+        self.channels.clear()
+        self.patterns.clear()
+
+    # -- the way of a message ---------------------------------------------------------------
+
+    def dispatch(self, batch: Sequence[Message | Gap]) -> None:
+        """Offer a batch to all that hear it, then let each of them go on, once."""
+        touched: list[AnySubscriber] = []
+        for item in batch:
+            if isinstance(item, Gap):
+                for entry in (self.channels.get(item.channel), self.patterns.get(item.channel)):
+                    for subscriber in entry.subscribers if entry is not None else ():
+                        subscriber.offer(item, touched)
+            elif item.pattern is not None or self._tags_patterns:
+                self._offer_tagged(item, touched)
+            else:
+                self._offer(item, touched)
+        for subscriber in touched:
+            subscriber.flush()
+
+    def _offer(self, message: Message, touched: list[AnySubscriber]) -> None:
+        entry = self.channels.get(message.channel)
+        cursor = _advance(entry, message)
+        hearers: Mapping[AnySubscriber, None] = entry.subscribers if entry is not None else {}
+        if self.patterns:
+            hearers = dict(hearers)
+            for pattern, other in self.patterns.items():
+                if other.subscribers and _patterns.matches(pattern, message.channel):
+                    hearers.update(other.subscribers)
+        if not hearers:
+            return
+        delivery = Delivery(message, cursor, self._format)
+        for subscriber in hearers:
+            subscriber.offer(delivery, touched)
+
+    def _offer_tagged(self, message: Message, touched: list[AnySubscriber]) -> None:
+        """A broker that matches patterns sends a message once per subscription of this process."""
+        table = self.channels if message.pattern is None else self.patterns
+        entry = table.get(message.channel if message.pattern is None else message.pattern)
+        if entry is None or not entry.subscribers:
+            return
+        delivery = Delivery(message, _advance(entry, message), self._format)
+        for subscriber in entry.subscribers:
+            if subscriber.targets.takes(message):
+                subscriber.offer(delivery, touched)
+
+
+def _advance(entry: Entry | None, message: Message) -> Cursor:
+    """Where the channel stands behind this message."""
+    if message.position is None:
+        return {}
+    source, key = message.position
+    cursor: Cursor = {source: key}
+    if entry is not None and not entry.is_pattern:
+        if len(entry.cursor) > 1 or (entry.cursor and source not in entry.cursor):
+            cursor = {**entry.cursor, source: key}
+        entry.cursor = cursor
+    return cursor

@@ -1,0 +1,83 @@
+"""Portal: the way from threads and scripts to the broadcaster's event loop."""
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Connectable(Protocol):
+    @property
+    def _engine(self) -> Any: ...
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self) -> None: ...
+
+
+class Portal:
+    """Runs coroutines from other threads, on a loop of its own where nobody runs one."""
+
+    def __init__(self, broadcaster: Connectable) -> None:
+        self._broadcaster = broadcaster
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    async def hand_over(self) -> None:
+        """Let the running loop take the broadcaster over from a loop of this portal's own."""
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            await asyncio.to_thread(self.close)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `work()` on the broadcaster's loop and wait; raises what it raises."""
+        loop = self._find_loop()
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is loop:
+            raise RuntimeError(
+                "publish_sync() would block the event loop it needs: await publish() here"
+            )
+        return asyncio.run_coroutine_threadsafe(work(), loop).result()
+
+    def _find_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            engine = self._broadcaster._engine
+            if engine is not None:
+                loop: asyncio.AbstractEventLoop = engine.loop
+                return loop
+            self._stop()
+            loop = self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=loop.run_forever, name="broadcaster-portal", daemon=True
+            )
+            self._thread.start()
+            atexit.register(self.close)
+            asyncio.run_coroutine_threadsafe(self._broadcaster.connect(), loop).result()
+            return loop
+
+    def close(self) -> None:
+        """Disconnect and end the loop, if it is this portal's own; idempotent."""
+        with self._lock:
+            if self._loop is not None and self._thread is not None and self._thread.is_alive():
+                engine = self._broadcaster._engine
+                if engine is not None and engine.loop is self._loop:
+                    done = asyncio.run_coroutine_threadsafe(
+                        self._broadcaster.disconnect(), self._loop
+                    )
+                    done.result()
+            self._stop()
+
+    def _stop(self) -> None:
+        loop, thread = self._loop, self._thread
+        self._loop = self._thread = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+            atexit.unregister(self.close)

@@ -1,0 +1,112 @@
+"""What one subscriber hears, and how far it has read."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from fastapi_broadcaster import _patterns
+from fastapi_broadcaster.deliveries import Delivery
+from fastapi_broadcaster.exceptions import HistoryLostError
+from fastapi_broadcaster.messages import Cursor, Message
+from fastapi_broadcaster.serializers import Codec
+
+_COMPOSITE = "~m."
+
+
+@dataclass(slots=True, frozen=True)
+class Target:
+    """One channel, or one pattern, and how its messages are read."""
+
+    name: str
+    codec: Codec[Any]
+    is_pattern: bool = False
+
+    def hears(self, channel: str) -> bool:
+        """Whether a message of that channel is for this target."""
+        return _patterns.matches(self.name, channel) if self.is_pattern else self.name == channel
+
+
+class Targets:
+    """The targets of one subscriber and the cursor that they share."""
+
+    __slots__ = ("_format", "_only", "_targets", "composite", "cursors", "pending")
+
+    def __init__(self, targets: Iterable[Target], format: Callable[[Cursor], str] | None) -> None:
+        self._targets = list(targets)
+        self._only = self._targets[0] if len(self._targets) == 1 else None
+        self._format = None if any(target.is_pattern for target in self._targets) else format
+        self.composite = self._format is not None and len(self._targets) > 1
+        self.cursors: dict[str, Cursor] = {}
+        self.pending = False  # history waits of which nothing was handed on
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self._targets)
+
+    def codec_of(self, channel: str) -> Codec[Any]:
+        """How messages of a channel are read: as the first target that hears it says."""
+        if self._only is not None:
+            return self._only.codec
+        return self._first(channel).codec
+
+    def takes(self, message: Message) -> bool:
+        """Whether a message that a broker sent once per subscription came by the first match."""
+        if self._only is not None:
+            return True
+        first = self._first(message.channel)
+        return (first.name if first.is_pattern else None) == message.pattern
+
+    def _first(self, channel: str) -> Target:
+        return next(target for target in self._targets if target.hears(channel))
+
+    def is_ahead(self, delivery: Delivery) -> bool:
+        """Whether the reader has not yet had this message."""
+        position = delivery.message.position
+        if position is None:
+            return True
+        cursor = self.cursors.get(delivery.message.channel)
+        return cursor is None or position[1] > cursor.get(position[0], -1)
+
+    def advance(self, delivery: Delivery) -> None:
+        if self._format is None:
+            return
+        channel = delivery.message.channel
+        self.pending = False
+        cursor = delivery.cursor
+        if len(cursor) > 1 and delivery.message.position is not None:
+            source, key = delivery.message.position
+            cursor = {**self.cursors.get(channel, {}), source: key}
+        self.cursors[channel] = cursor
+
+    def id(self) -> str | None:
+        """The public form of the cursor."""
+        format = self._format
+        if format is None or self.pending or not self.cursors:
+            return None
+        if self._only is not None:
+            return format(self.cursors[self._only.name])
+        ids = {channel: format(cursor) for channel, cursor in self.cursors.items()}
+        return _COMPOSITE + base64.urlsafe_b64encode(orjson.dumps(ids)).decode().rstrip("=")
+
+    def parse(self, id: str, parse: Callable[[str], Cursor]) -> dict[str, Cursor]:
+        """The cursors that an id stands for, by channel.
+
+        Raises `HistoryLostError("reset")` for an id that is not of these channels.
+        """
+        names = [target.name for target in self._targets]
+        if not id.startswith(_COMPOSITE):
+            if self._only is None:
+                raise HistoryLostError("reset", kept={})
+            return {self._only.name: parse(id)}
+        packed = id.removeprefix(_COMPOSITE)
+        try:
+            ids = orjson.loads(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
+            found = {name: parse(ids[name]) for name in names if name in ids}
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise HistoryLostError("reset", kept={}) from error
+        if not found:
+            raise HistoryLostError("reset", kept={})
+        return found

@@ -1,0 +1,58 @@
+"""Backends by URL scheme. A new one is a file beside this, and a line in the table."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+from urllib.parse import urlsplit
+
+from fastapi_broadcaster.backends._encode import BroadcastBackend, EncodeAdapter
+from fastapi_broadcaster.backends.base import Backend, HistoryBackend, PatternBackend
+
+# scheme: (module, function or class that takes the URL, extra)
+SCHEMES: dict[str, tuple[str, str, str]] = {
+    "memory": ("memory", "from_url", ""),
+    "redis": ("redis", "from_url", "redis"),
+    "rediss": ("redis", "from_url", "redis"),
+}
+
+
+def create_backend(url: str) -> Backend:
+    """Make the backend that a URL names; nothing is connected yet.
+
+    Raises `ValueError` for an unknown scheme or option, `ImportError` naming the extra to
+    install. No message repeats the URL: it may hold a password.
+    """
+    scheme = urlsplit(url).scheme.lower()
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"unknown backend {scheme + '://' if scheme else 'URL'}: use {known}")
+    module, factory, extra = SCHEMES[scheme]
+    try:
+        found = import_module(f"fastapi_broadcaster.backends.{module}")
+    except ImportError as error:
+        raise ImportError(
+            f"{scheme}:// needs more packages: pip install 'fastapi-broadcaster[{extra}]'"
+        ) from error
+    return cast(Callable[[str], Backend], getattr(found, factory))(url)
+
+
+def adapt(backend: object) -> Backend:
+    """Take a backend object: one of ours, or one written for encode/broadcaster."""
+    if isinstance(backend, Backend):
+        return backend
+    if hasattr(backend, "next_published"):
+        return EncodeAdapter(cast(BroadcastBackend, backend))
+    raise TypeError(
+        f"backend= takes a Backend, or an object with next_published(), "
+        f"not {type(backend).__name__}"
+    )
+
+
+__all__ = [
+    "Backend",
+    "BroadcastBackend",
+    "HistoryBackend",
+    "PatternBackend",
+    "adapt",
+    "create_backend",
+]

@@ -1,0 +1,368 @@
+"""`redis://`: PUBLISH, SUBSCRIBE and PSUBSCRIBE. No log: an outage is told as a gap."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from fastapi_broadcaster.backends.base import Outcome, PatternBackend
+from fastapi_broadcaster.exceptions import (
+    BackendError,
+    BackendUnavailableError,
+    ConnectionLostError,
+)
+from fastapi_broadcaster.messages import Cursor, Gap, Message
+
+_LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+_QUIET = 3.0  # seconds of silence before a PING, and again before the server counts as gone
+_CHUNK = 1_000  # names in one command
+_POOL_OPTIONS = ("connection_class", "max_connections", "timeout")
+_OURS = ("maint_", "orig_", "oss_", "himport", "event_dispatcher", "retry")
+
+
+def from_url(url: str) -> "RedisBackend":
+    """Read a `redis://` or `rediss://` URL; options are those of redis-py's own URLs."""
+    try:
+        options = dict(parse_url(url))
+        kind = options.pop("connection_class", Connection)
+        options = {name: value for name, value in options.items() if name not in _POOL_OPTIONS}
+        backend = RedisBackend._of(kind, options)
+    except TypeError as error:
+        name = str(error).rpartition("argument ")[2]
+        scheme = urlsplit(url).scheme
+        raise ValueError(f"{scheme}://: unknown option {name} in the URL") from None
+    return backend
+
+
+class RedisBackend(PatternBackend):
+    """Redis pub/sub over two connections: one listens, one publishes.
+
+    `client=` takes the user's own `redis.asyncio.Redis`, whose address, credentials and TLS are
+    used; the connections are this backend's own, because it never sends anything twice.
+    """
+
+    tags_patterns: ClassVar[bool] = True
+
+    def __init__(self, *, client: "Redis[Any]") -> None:
+        pool = client.connection_pool
+        options = {
+            name: value
+            for name, value in pool.connection_kwargs.items()
+            if not name.startswith(_OURS)
+        }
+        self._setup(pool.connection_class, options)
+
+    @classmethod
+    def _of(cls, kind: type[AbstractConnection], options: dict[str, Any]) -> "RedisBackend":
+        backend = cls.__new__(cls)
+        backend._setup(kind, options)
+        return backend
+
+    def _setup(self, kind: type[AbstractConnection], options: dict[str, Any]) -> None:
+        self._kind = kind
+        self._options = {
+            "socket_timeout": 5.0,
+            "socket_connect_timeout": 5.0,
+            **options,
+            "decode_responses": False,
+            "health_check_interval": 0,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_timeout": False,
+            "retry_on_error": [],
+        }
+        connection = self._connection()
+        where = getattr(connection, "path", None) or (
+            f"{getattr(connection, 'host', '?')}:{getattr(connection, 'port', '?')}"
+        )
+        self._name = f"{'rediss' if 'SSL' in kind.__name__ else 'redis'}://{where}"
+        self._publishing: AbstractConnection | None = None
+        self._listening: _Listening | None = None
+        self._live: dict[str, set[str]] = {"": set(), "p": set()}  # names, and patterns
+        self._were_live: dict[str, set[str]] = {"": set(), "p": set()}
+
+    def __str__(self) -> str:
+        return self._name
+
+    def _connection(self) -> AbstractConnection:
+        return self._kind(**self._options)
+
+    async def connect(self) -> None:
+        with self._errors():
+            self._publishing = self._connection()
+            await self._publishing.connect()
+
+    async def disconnect(self) -> None:
+        connection, self._publishing = self._publishing, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+        for names in (*self._live.values(), *self._were_live.values()):
+            names.clear()
+
+    @contextmanager
+    def _errors(self, *, maybe_published: bool = False) -> Iterator[None]:
+        """Give the driver's errors our names."""
+        try:
+            yield
+        except AuthenticationError as error:
+            raise BackendUnavailableError(f"{self} refused the user or password") from error
+        except _LOST as error:
+            raise BackendUnavailableError(
+                f"{self} is not reachable: {error}", maybe_published=maybe_published
+            ) from error
+        except RedisError as error:
+            raise BackendError(f"{self}: {error}") from error
+
+    # -- publishing -------------------------------------------------------------------------
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        connection = await self._publisher()
+        commands = [("PUBLISH", message.channel, message.data) for message in messages]
+        outcomes: list[Outcome] = []
+        try:
+            with self._errors(maybe_published=True):
+                packed = connection.pack_commands(commands)
+                await connection.send_packed_command(packed, check_health=False)
+                for _ in messages:
+                    outcomes.append(await self._outcome(connection))
+        except BaseException:
+            await connection.disconnect(nowait=True)  # what it still answers is nobody's
+            raise
+        return outcomes
+
+    async def _outcome(self, connection: AbstractConnection) -> Outcome:
+        try:
+            await connection.read_response()
+        except ResponseError as error:
+            return BackendError(f"{self} refused the message: {error}")
+        return None
+
+    async def _publisher(self) -> AbstractConnection:
+        """A connection that is not known to be dead; nothing has been sent yet."""
+        connection = self._publishing
+        if connection is None:
+            connection = self._publishing = self._connection()
+        try:
+            if connection.is_connected and await connection.can_read():
+                await connection.disconnect(nowait=True)  # only an end can be read here
+            if not connection.is_connected:
+                await connection.connect()
+        except (RedisError, OSError) as error:
+            raise ConnectionLostError(f"{self} is not reachable: {error}") from error
+        return connection
+
+    # -- listening --------------------------------------------------------------------------
+
+    async def subscribe(self, channels: Collection[str]) -> Mapping[str, Cursor]:
+        await self._command("", "SUBSCRIBE", [name for name in channels if not self._has("", name)])
+        return {}
+
+    async def unsubscribe(self, channels: Collection[str]) -> None:
+        self._were_live[""].difference_update(channels)
+        await self._command("", "UNSUBSCRIBE", [name for name in channels if self._has("", name)])
+
+    async def psubscribe(self, patterns: Collection[str]) -> None:
+        await self._command(
+            "p", "PSUBSCRIBE", [name for name in patterns if not self._has("p", name)]
+        )
+
+    async def punsubscribe(self, patterns: Collection[str]) -> None:
+        self._were_live["p"].difference_update(patterns)
+        await self._command(
+            "p", "PUNSUBSCRIBE", [name for name in patterns if self._has("p", name)]
+        )
+
+    def _has(self, kind: str, name: str) -> bool:
+        return name in self._live[kind]
+
+    async def _command(self, kind: str, command: str, names: list[str]) -> None:
+        listening = self._listening
+        if listening is None:
+            raise ConnectionLostError(f"{self} is not connected")
+        for at in range(0, len(names), _CHUNK):
+            await listening.send(command, names[at : at + _CHUNK])
+
+    async def listen(self) -> AsyncIterator[Sequence[Message | Gap]]:
+        connection = self._connection()
+        try:
+            await connection.connect()
+        except (RedisError, OSError) as error:
+            raise ConnectionLostError(f"{self} is not reachable: {error}") from error
+        listening = self._listening = _Listening(
+            self._name, connection, self._live, self._were_live
+        )
+        try:
+            yield ()
+            async for batch in listening.batches():
+                yield batch
+        finally:
+            self._listening = None
+            await listening.close()
+            for kind, names in self._live.items():
+                self._were_live[kind] |= names
+                names.clear()
+
+
+class _Command:
+    """A SUBSCRIBE or its like, until the server has confirmed every name."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = set(names)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class _Listening:
+    """One listening connection: a task that reads, and what waits for its answers."""
+
+    def __init__(
+        self,
+        name: str,
+        connection: AbstractConnection,
+        live: dict[str, set[str]],
+        were_live: dict[str, set[str]],
+    ) -> None:
+        self._name = name
+        self._connection = connection
+        self._live = live
+        self._were_live = were_live
+        self._commands: deque[_Command] = deque()
+        self._heard: list[Message | Gap] = []
+        self._wake = asyncio.Event()
+        self._last = time.monotonic()
+        self._lost: Exception | None = None
+        self._tasks = [
+            asyncio.create_task(self._guard(work), name="broadcaster-redis")
+            for work in (self._read, self._watch)
+        ]
+
+    async def batches(self) -> AsyncIterator[Sequence[Message | Gap]]:
+        """Whatever has been read since, until the connection is lost."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._heard = self._heard, []
+            if batch:
+                yield batch
+            if self._lost is not None:
+                raise ConnectionLostError(f"{self._name}: {self._lost}") from self._lost
+
+    async def send(self, command: str, names: Sequence[str]) -> None:
+        """Send a command and wait until the server has confirmed all of it."""
+        if self._lost is not None:
+            raise ConnectionLostError(f"{self._name}: {self._lost}") from self._lost
+        waiting = _Command(names)
+        self._commands.append(waiting)
+        try:
+            await self._connection.send_command(command, *names, check_health=False)
+        except (RedisError, OSError) as error:
+            self._lose(error)
+        await waiting.done
+
+    async def _guard(self, work: Any) -> None:
+        try:
+            await work()
+        except (RedisError, OSError) as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        if self._lost is None:
+            self._lost = error
+        self._wake.set()
+        for command in self._commands:
+            if not command.done.done():
+                command.done.set_exception(ConnectionLostError(f"{self._name}: {error}"))
+        self._commands.clear()
+
+    async def _read(self) -> None:
+        """Read without end; what one read of the socket brought becomes one batch."""
+        read = self._connection.read_response
+        while True:
+            try:
+                answer = await read(timeout=math.inf, disconnect_on_error=False, push_request=True)
+            except ResponseError as error:
+                self._refused(error)
+                continue
+            self._last = time.monotonic()
+            if isinstance(answer, list):
+                self._take(answer)
+
+    def _take(self, answer: list[Any]) -> None:
+        match answer:
+            case [b"message", bytes(channel), bytes(data)]:
+                self._heard.append(Message(_text(channel), data))
+            case [b"pmessage", bytes(pattern), bytes(channel), bytes(data)]:
+                self._heard.append(Message(_text(channel), data, None, _text(pattern)))
+            case [b"subscribe" | b"psubscribe" as kind, bytes(name), _]:
+                self._confirm("p" if kind == b"psubscribe" else "", _text(name))
+            case [b"unsubscribe" | b"punsubscribe" as kind, bytes(name), _]:
+                self._live["p" if kind == b"punsubscribe" else ""].discard(_text(name))
+                self._settle(_text(name))
+                return
+            case _:
+                return
+        self._wake.set()
+
+    def _confirm(self, kind: str, name: str) -> None:
+        self._live[kind].add(name)
+        if name in self._were_live[kind]:
+            self._were_live[kind].discard(name)
+            self._heard.append(Gap(name, "reconnected"))
+        self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        if self._commands:
+            command = self._commands[0]
+            command.names.discard(name)
+            if not command.names:
+                self._commands.popleft()
+                if not command.done.done():
+                    command.done.set_result(None)
+
+    def _refused(self, error: Exception) -> None:
+        if self._commands:
+            command = self._commands.popleft()
+            if not command.done.done():
+                command.done.set_exception(BackendError(f"{self._name}: {error}"))
+
+    async def _watch(self) -> None:
+        """Notice a server, or a network, that is silent without closing the connection."""
+        while True:
+            await asyncio.sleep(_QUIET)
+            asked = time.monotonic()
+            if asked - self._last < _QUIET:
+                continue
+            await self._connection.send_command("PING", check_health=False)
+            await asyncio.sleep(_QUIET)
+            if self._last < asked:
+                raise RedisTimeoutError(f"no answer to PING within {_QUIET:g} s")
+
+    async def close(self) -> None:
+        """End both tasks and the connection."""
+        self._lose(RedisConnectionError("the connection was closed"))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._connection.disconnect(nowait=True)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "replace")

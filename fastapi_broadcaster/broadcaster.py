@@ -1,0 +1,394 @@
+"""Broadcaster: connect, publish, subscribe, drain. Knows no web framework."""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, ClassVar, Self, overload
+
+from typing_extensions import TypeForm, TypeVar, Unpack
+
+from fastapi_broadcaster import _names, _signals
+from fastapi_broadcaster._engine import Engine, Settings
+from fastapi_broadcaster._listener import Backoff, State
+from fastapi_broadcaster._portal import Portal
+from fastapi_broadcaster._targets import Target
+from fastapi_broadcaster.backends import Backend, BroadcastBackend, adapt, create_backend
+from fastapi_broadcaster.backends.base import HistoryBackend, PatternBackend
+from fastapi_broadcaster.channels import (
+    Channel,
+    ChannelTemplate,
+    Options,
+    SubscribeOptions,
+    Subscription,
+)
+from fastapi_broadcaster.exceptions import (
+    MessageTooLargeError,
+    NotConnectedError,
+    SerializationError,
+    UnsupportedError,
+)
+from fastapi_broadcaster.history import Page
+from fastapi_broadcaster.messages import Message, Receipt
+from fastapi_broadcaster.serializers import TEXT, Codec
+from fastapi_broadcaster.subscribers import Subscriber
+
+T = TypeVar("T", default=str)
+U = TypeVar("U")
+
+
+@dataclass(slots=True, frozen=True)
+class Health:
+    """How a broadcaster is. `since` is when `state` began, `last_error` the last lost connection."""
+
+    state: State
+    backend: str
+    since: datetime
+    last_error: str | None
+    subscribers: int
+    reconnects: int
+
+
+class Broadcaster:
+    """Realtime channels over one broker, named by a URL such as `memory://` or `redis://host`.
+
+    `async with broadcaster`, `connect()` and `disconnect()`, or `FastAPI(lifespan=
+    broadcaster.lifespan)`; it can be connected again later, on any event loop. Time-outs and
+    `linger` are in seconds, `buffer_size` in messages, `max_message_size` in bytes.
+    `inline_sends=False` turns off that the hub writes to streams in their tasks' names.
+    """
+
+    startup_checks: ClassVar[list[Callable[["Broadcaster", Any], None]]] = []
+    """Called with the broadcaster and the app when a lifespan begins, before it connects."""
+    connected: ClassVar["weakref.WeakSet[Broadcaster]"] = weakref.WeakSet()
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        backend: Backend | BroadcastBackend | None = None,
+        connect_timeout: float = 10.0,
+        publish_timeout: float = 5.0,
+        subscribe_timeout: float = 10.0,
+        max_message_size: int = 1_048_576,
+        buffer_size: int = 1_024,
+        linger: float = 1.0,
+        backoff: Backoff | None = None,
+        handle_signals: bool = True,
+        inline_sends: bool = True,
+    ) -> None:
+        if (url is None) == (backend is None):
+            raise ValueError("give either a URL or backend=")
+        self.backend: Backend = create_backend(url) if url is not None else adapt(backend)
+        self._settings = Settings(
+            connect_timeout=connect_timeout,
+            publish_timeout=publish_timeout,
+            subscribe_timeout=subscribe_timeout,
+            max_message_size=max_message_size,
+            buffer_size=buffer_size,
+            linger=linger,
+            inline_sends=inline_sends,
+            backoff=backoff or Backoff(),
+        )
+        self._handle_signals = handle_signals
+        self._engine: Engine | None = None
+        self._portal = Portal(self)
+
+    def __repr__(self) -> str:
+        return f"Broadcaster({str(self.backend)!r})"
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the backend keeps a log; known before connecting."""
+        return isinstance(self.backend, HistoryBackend)
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Connect on the running loop; does nothing if it is connected already.
+
+        Raises `BackendUnavailableError` within `connect_timeout`.
+        """
+        if self._engine is None:
+            await self._portal.hand_over()
+            self._engine = engine = Engine(self.backend, self._settings)
+            try:
+                await engine.start()
+            except BaseException:
+                self._engine = None
+                raise
+            self.connected.add(self)
+
+    async def disconnect(self) -> None:
+        """End every stream and every task and leave the broker; idempotent."""
+        engine, self._engine = self._engine, None
+        self.connected.discard(self)
+        if engine is not None:
+            await engine.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.disconnect()
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """`FastAPI(lifespan=broadcaster.lifespan)`: connect, serve, end the streams, disconnect.
+
+        Sets `state.broadcaster` on the app and on the apps mounted in it, unless another
+        broadcaster is there. On the main thread SIGTERM and SIGINT end the streams first.
+        """
+        for check in self.startup_checks:
+            check(self, app)
+        states = [state for state in _states(app) if not hasattr(state, "broadcaster")]
+        loop = asyncio.get_running_loop()
+        async with self:
+            for state in states:
+                state.broadcaster = self
+            try:
+                if self._handle_signals:
+                    with _signals.chained(lambda: loop.call_soon_threadsafe(self.drain)):
+                        yield
+                else:
+                    yield
+            finally:
+                self.drain()
+                for state in states:
+                    del state.broadcaster
+
+    def drain(self) -> Awaitable[None]:
+        """End every stream at once: SSE with `retry:`, WebSocket with 1012, `async for` by ending.
+
+        Happens in the call; await the result to wait until all of them have gone. Streams that
+        are opened from now on end at once too. Publishing goes on until `disconnect`.
+        """
+        engine = self._engine
+        loop = engine.loop if engine is not None else asyncio.get_running_loop()
+        gone = loop.create_future()
+        if engine is None:
+            gone.set_result(None)
+        else:
+            engine.hub.when_empty(gone)
+            engine.drain()
+        return gone
+
+    def health(self) -> Health:
+        """How it is now; never raises and never waits."""
+        engine, now = self._engine, datetime.now(UTC)
+        if engine is None:
+            return Health("disconnected", str(self.backend), now, None, 0, 0)
+        listener = engine.listener
+        return Health(
+            "draining" if engine.draining else listener.state,
+            str(self.backend),
+            datetime.fromtimestamp(listener.since, UTC),
+            str(listener.last_error) if listener.last_error is not None else None,
+            len(engine.hub.subscribers),
+            listener.reconnects,
+        )
+
+    # -- channels ---------------------------------------------------------------------------
+
+    @overload
+    def channel(self, channel: ChannelTemplate[T], /, **values: object) -> Channel[T]: ...
+    @overload
+    def channel(self, channel: str, /) -> Channel[str]: ...
+    @overload
+    def channel(self, channel: str, type: TypeForm[U], /) -> Channel[U]: ...
+    def channel(
+        self, channel: ChannelTemplate[Any] | str, type: Any = None, /, **values: object
+    ) -> Channel[Any]:
+        """A channel outside routes: of a template with its values, or by name (and type)."""
+        if isinstance(channel, ChannelTemplate):
+            return Channel(self, channel.format(**values), channel.codec)
+        if values:
+            raise TypeError(f"a plain channel name takes no values: {', '.join(values)}")
+        return Channel(self, channel, TEXT if type is None else Codec(type))
+
+    async def publish(self, channel: str, message: str | bytes) -> Receipt:
+        """Publish text, or bytes, on a channel; see `Channel.publish` for typed ones."""
+        return await self._publish(self.check_name(channel), _text(message))
+
+    def publish_sync(self, channel: str, message: str | bytes) -> Receipt:
+        """As `publish`, for `def` handlers, threads and scripts; blocks the thread.
+
+        Runs on the broadcaster's loop, or on one of its own if it is not connected. Raises
+        `RuntimeError` on that loop's thread.
+        """
+        data = _text(message)
+        return self._portal.run(lambda: self._publish(self.check_name(channel), data))
+
+    @overload
+    def subscribe(
+        self, channel: str | Sequence[str], **options: Unpack[SubscribeOptions]
+    ) -> Subscription[str]: ...
+    @overload
+    def subscribe(
+        self, channel: Channel[U] | Sequence[Channel[U]], **options: Unpack[SubscribeOptions]
+    ) -> Subscription[U]: ...
+    @overload
+    def subscribe(
+        self, *, pattern: ChannelTemplate[U], **options: Unpack[SubscribeOptions]
+    ) -> Subscription[U]: ...
+    @overload
+    def subscribe(
+        self, *, pattern: str, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[str]: ...
+    def subscribe(
+        self,
+        channel: "str | Channel[Any] | Sequence[str] | Sequence[Channel[Any]] | None" = None,
+        *,
+        pattern: ChannelTemplate[Any] | str | None = None,
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription[Any]:
+        """`async with` the result to get a live `Subscriber`: all that is published from then on
+        arrives, in order, once, or a gap tells where it may not.
+
+        One channel, several (names or `Channel` objects), or a `pattern` (a glob, or a template
+        to hear all its channels). `history=` N newest messages, "all" or a timedelta, then live;
+        `after=` the id to go on behind; `latest=True` the last value, then live; `buffer_size=`
+        messages; `overflow=` "catch_up" (the default on a log), "drop_oldest" (elsewhere),
+        "drop_newest", "latest" or "close"; `on_invalid=` "skip" or "raise". Entering it waits up
+        to `subscribe_timeout`, then raises `BackendUnavailableError`.
+        """
+        return Subscription(self, self._targets(channel, pattern), Options(**options))
+
+    def _targets(
+        self,
+        channel: "str | Channel[Any] | Sequence[str | Channel[Any]] | None",
+        pattern: ChannelTemplate[Any] | str | None,
+    ) -> tuple[Target, ...]:
+        if pattern is not None:
+            if channel is not None:
+                raise TypeError("subscribe to a channel or to a pattern, not to both")
+            if isinstance(pattern, ChannelTemplate):
+                return (Target(pattern.pattern, pattern.codec, is_pattern=True),)
+            return (Target(_names.check_name(pattern), TEXT, is_pattern=True),)
+        if channel is None:
+            raise TypeError("subscribe() wants a channel or pattern=")
+        chosen = [channel] if isinstance(channel, str | Channel) else channel
+        targets = {
+            target.name: target
+            for one in chosen
+            for target in [
+                Target(one.name, one.codec)
+                if isinstance(one, Channel)
+                else Target(self.check_name(one), TEXT)
+            ]
+        }
+        if not targets:
+            raise ValueError("subscribe() wants at least one channel")
+        return tuple(targets.values())
+
+    # -- what channels ask for --------------------------------------------------------------
+
+    def check_name(self, name: str) -> str:
+        """Return the name if this backend can carry it, else raise `ChannelNameError`."""
+        self.backend.check_name(_names.check_name(name))
+        return name
+
+    def check_options(self, targets: tuple[Target, ...], options: Options) -> None:
+        """Raise `UnsupportedError` for what this backend cannot do."""
+        pattern = any(target.is_pattern for target in targets)
+        if pattern and not isinstance(self.backend, PatternBackend):
+            raise UnsupportedError(f"{self.backend} cannot subscribe to patterns")
+        if pattern and options.wants_log:
+            raise UnsupportedError("history=, latest= and catch_up do not go with a pattern")
+        if options.wants_log and not self.has_history:
+            raise self._no_log()
+
+    def _no_log(self) -> UnsupportedError:
+        scheme = str(self.backend).partition(":")[0]
+        instead = {
+            "redis": "redis-stream://",
+            "rediss": "rediss-stream://",
+            "postgres": "postgres-stream://",
+            "postgresql": "postgres-stream://",
+            "amqp": "amqp-stream://",
+            "amqps": "amqp-stream://",
+        }.get(scheme, "memory:// or redis-stream://")
+        return UnsupportedError(
+            f"{self.backend} keeps no log, so there is no history: use {instead} for it"
+        )
+
+    async def publish_to(self, channel: Channel[T], message: T) -> Receipt:
+        return await self._publish(channel.name, channel.codec.dumps(message))
+
+    def publish_to_sync(self, channel: Channel[T], message: T) -> Receipt:
+        data = channel.codec.dumps(message)
+        return self._portal.run(lambda: self._publish(channel.name, data))
+
+    async def _publish(self, channel: str, data: bytes) -> Receipt:
+        if len(data) > self._settings.max_message_size:
+            raise MessageTooLargeError(
+                f"{len(data):,} bytes are more than the {self._settings.max_message_size:,} "
+                "that a message may have"
+            )
+        position = await self._running().publisher.publish(Message(channel, data))
+        id = None
+        if position is not None and isinstance(self.backend, HistoryBackend):
+            id = self.backend.format(dict([position]))
+        return Receipt.model_construct(channel=channel, id=id)
+
+    async def page_of(
+        self, channel: Channel[T], *, limit: int, before: str | None, after: str | None
+    ) -> Page[T]:
+        log = self._running().log
+        if log is None:
+            raise self._no_log()
+        return await log.page(channel.name, channel.codec, limit=limit, before=before, after=after)
+
+    async def open(
+        self, targets: tuple[Target, ...], options: Options
+    ) -> tuple[Subscriber[Any], Callable[[], None]]:
+        return await self._running().open(targets, options)
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise NotConnectedError(
+                "the broadcaster is not connected: use `async with broadcaster`, `connect()` "
+                "or FastAPI(lifespan=broadcaster.lifespan)"
+            )
+        if self._engine.loop is not asyncio.get_running_loop():
+            raise NotConnectedError("the broadcaster is connected on another event loop")
+        return self._engine
+
+
+def _text(message: str | bytes) -> bytes:
+    if isinstance(message, bytes):
+        return message
+    if not isinstance(message, str):
+        raise SerializationError(
+            f"a plain channel carries str or bytes, not {type(message).__name__}: "
+            "declare a ChannelTemplate with that type"
+        )
+    return TEXT.dumps(message)
+
+
+def _states(app: Any) -> list[Any]:
+    """The `state` of an app and of every app mounted in it, however deep."""
+    found: list[Any] = []
+    waiting, seen = [app], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if hasattr(one, "state"):
+            found.append(one.state)
+        waiting.extend(getattr(route, "app", None) for route in getattr(one, "routes", None) or ())
+        waiting.append(getattr(one, "app", None))
+    return found
+
+
+Broadcast = Broadcaster

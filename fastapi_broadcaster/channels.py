@@ -1,0 +1,257 @@
+"""Channels: templates of their names, one channel's face, and the options of a subscription."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypedDict, cast
+
+from pydantic.fields import FieldInfo
+from typing_extensions import TypeForm, TypeVar, Unpack
+
+from fastapi_broadcaster import _names
+from fastapi_broadcaster._buffer import OVERFLOWS, Overflow
+from fastapi_broadcaster._targets import Target
+from fastapi_broadcaster.history import History, Page
+from fastapi_broadcaster.messages import Receipt
+from fastapi_broadcaster.serializers import Codec, Serializer
+from fastapi_broadcaster.subscribers import OnInvalid, Subscriber
+
+T = TypeVar("T", default=str)
+T_co = TypeVar("T_co", covariant=True, default=str)
+
+
+class ChannelTemplate(Generic[T]):
+    """The names and the type of a family of channels, shared by routes and workers.
+
+    `ChannelTemplate("rooms.{room}", ChatMessage)`: each `{parameter}` fills a whole segment
+    between the separators `.` `:` `/`, else `ValueError`. `serializer` replaces the one that the
+    type chooses: raw UTF-8 for `str`, raw for `bytes`, JSON through pydantic for the rest.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        type: TypeForm[T] = cast(Any, str),
+        *,
+        serializer: Serializer[T] | None = None,
+    ) -> None:
+        self._parts = _names.split(_names.check_name(name))
+        self.name = name
+        self.type = type
+        self.codec: Codec[T] = Codec(type, serializer, params=self.match)
+        self.parameters: tuple[str, ...] = tuple(part for _, part in self._parts if part)
+        self.bindings: Mapping[str, object] = {}
+        self._regex = re.compile(
+            "".join(
+                re.escape(text)
+                + (rf"(?P<{part}>[^.:/*?\[\]\s]{{1,{_names.VALUE_LENGTH}}})" * bool(part))
+                for text, part in self._parts
+            )
+        )
+
+    def __repr__(self) -> str:
+        bound = "".join(f", {name}={value!r}" for name, value in self.bindings.items())
+        return f"ChannelTemplate({self.name!r}, {_type_name(self.type)}{bound})"
+
+    @property
+    def pattern(self) -> str:
+        """The glob that hears every channel of the template."""
+        return "".join(text + "*" * bool(part) for text, part in self._parts)
+
+    @property
+    def fixed(self) -> str:
+        """An example of a name, for checks of what is fixed in it."""
+        return "".join(text + "x" * bool(part) for text, part in self._parts)
+
+    def bind(self, **bindings: object) -> "ChannelTemplate[T]":
+        """Return a copy that takes parameters from elsewhere.
+
+        `job_id=UUID` gives a parameter a type, `user_id=Depends(current_user_id)` and
+        `user=Path(alias="sender")` a source, `symbol="BTC"` a constant value. Anything else, and
+        a parameter that the template lacks, is a `TypeError`.
+        """
+        for name, value in bindings.items():
+            if name not in self.parameters:
+                raise TypeError(f"{self.name!r} has no parameter {name!r}")
+            if not _is_binding(value):
+                raise TypeError(
+                    f"{name}={value!r}: bind a type, Depends(...), Path(...), Query(...) "
+                    "or a constant str or int"
+                )
+            if is_constant(value):
+                _names.check_value(name, value)
+        copy: ChannelTemplate[T] = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, bindings={**self.bindings, **bindings})
+        return copy
+
+    def format(self, **values: object) -> str:
+        """The name of one channel; constants that were bound are filled in.
+
+        Raises `ChannelNameError` for a value that would step out of the template, `TypeError`
+        for a parameter that is missing or unknown.
+        """
+        constants = {name: value for name, value in self.bindings.items() if is_constant(value)}
+        values = {**constants, **values}
+        if values.keys() != set(self.parameters):
+            wanted = ", ".join(self.parameters) or "none"
+            raise TypeError(f"{self.name!r} takes the parameters {wanted}, not {list(values)}")
+        return "".join(
+            text + (_names.check_value(part, values[part]) if part else "")
+            for text, part in self._parts
+        )
+
+    def match(self, channel: str) -> Mapping[str, str] | None:
+        """The values in a channel's name, None when it is not the template's."""
+        found = self._regex.fullmatch(channel)
+        return found.groupdict() if found is not None else None
+
+
+def is_constant(value: object) -> bool:
+    """Whether a binding is a constant value."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _is_binding(value: object) -> bool:
+    if isinstance(value, type) or is_constant(value) or isinstance(value, FieldInfo):
+        return True
+    return callable(getattr(value, "dependency", None)) or hasattr(value, "__metadata__")
+
+
+def _type_name(type: object) -> str:
+    return getattr(type, "__name__", None) or str(type)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Options:
+    """The options of one subscription, as they travel inside. None stands for the default."""
+
+    history: History | None = None
+    after: str | None = None
+    latest: bool = False
+    buffer_size: int | None = None
+    overflow: Overflow | None = None
+    on_invalid: OnInvalid = "skip"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.history, bool) or (isinstance(self.history, int) and self.history < 0):
+            raise ValueError('history= is a number of messages, "all" or a timedelta')
+        if isinstance(self.history, str) and self.history != "all":
+            raise ValueError('history= is a number of messages, "all" or a timedelta')
+        if self.latest and self.history is not None:
+            raise ValueError("give history= or latest=, not both")
+        if self.buffer_size is not None and self.buffer_size < 1:
+            raise ValueError(f"buffer_size= is at least 1 message, not {self.buffer_size}")
+        if self.overflow is not None and self.overflow not in OVERFLOWS:
+            raise ValueError(f"overflow= is one of {', '.join(OVERFLOWS)}, not {self.overflow!r}")
+        if self.on_invalid not in ("skip", "raise"):
+            raise ValueError(f'on_invalid= is "skip" or "raise", not {self.on_invalid!r}')
+
+    def but(self, *, after: str | None) -> "Options":
+        """The same options, resuming behind an id unless one was given."""
+        return self if after is None else replace(self, after=after)
+
+    @property
+    def wants_log(self) -> bool:
+        """Whether these options need a backend with history."""
+        return self.history is not None or self.latest or self.overflow == "catch_up"
+
+
+class SubscribeOptions(TypedDict, total=False):
+    """The keyword arguments of `subscribe`; see `Broadcaster.subscribe` for what they mean."""
+
+    history: History | None
+    after: str | None
+    latest: bool
+    buffer_size: int | None
+    overflow: Overflow | None
+    on_invalid: OnInvalid
+
+
+class Host(Protocol):
+    """What a channel needs of its broadcaster."""
+
+    async def publish_to(self, channel: "Channel[Any]", message: Any) -> Receipt: ...
+
+    def publish_to_sync(self, channel: "Channel[Any]", message: Any) -> Receipt: ...
+
+    async def page_of(
+        self, channel: "Channel[T]", *, limit: int, before: str | None, after: str | None
+    ) -> Page[T]: ...
+
+    def check_name(self, name: str) -> str: ...
+
+    def check_options(self, targets: tuple[Target, ...], options: Options) -> None: ...
+
+    async def open(
+        self, targets: tuple[Target, ...], options: Options
+    ) -> tuple[Subscriber[Any], Callable[[], None]]: ...
+
+
+class Channel(Generic[T]):
+    """One channel of a broadcaster, with its type; made by `Depends(channel(...))` and
+    `broadcaster.channel(...)`."""
+
+    def __init__(self, host: Host, name: str, codec: Codec[T]) -> None:
+        self.name = host.check_name(name)
+        self.codec = codec
+        self._host = host
+
+    def __repr__(self) -> str:
+        return f"Channel({self.name!r}, {_type_name(self.codec.type)})"
+
+    async def publish(self, message: T) -> Receipt:
+        """Validate and publish one message; returns when the broker has accepted it.
+
+        Raises `SerializationError`, `MessageTooLargeError`, and `BackendUnavailableError` when
+        the broker cannot be reached in time. Does not promise that anybody listens.
+        """
+        return await self._host.publish_to(self, message)
+
+    def publish_sync(self, message: T) -> Receipt:
+        """As `publish`, for `def` handlers, threads and scripts.
+
+        Blocks its thread; on the event loop's own thread it is a `RuntimeError`.
+        """
+        return self._host.publish_to_sync(self, message)
+
+    def subscribe(self, **options: Unpack[SubscribeOptions]) -> "Subscription[T]":
+        """Subscribe to this channel; the options are those of `Broadcaster.subscribe`."""
+        return Subscription(self._host, (Target(self.name, self.codec),), Options(**options))
+
+    async def page(
+        self, *, limit: int = 100, before: str | None = None, after: str | None = None
+    ) -> Page[T]:
+        """Read a page of at most `limit` (1 to 1,000) events of the log, oldest first.
+
+        The newest ones, or those `before` or `after` an id. Raises `HistoryLostError` for an id
+        that is not of this log or no longer in it, `UnsupportedError` without a log.
+        """
+        return await self._host.page_of(self, limit=limit, before=before, after=after)
+
+
+class Subscription(Generic[T]):
+    """`async with` it to get a live `Subscriber`; leaving it unsubscribes."""
+
+    def __init__(self, host: Host, targets: tuple[Target, ...], options: Options) -> None:
+        self._host = host
+        self._targets = targets
+        self._close: Callable[[], None] | None = None
+        self.options = options
+        host.check_options(targets, options)
+
+    async def __aenter__(self) -> Subscriber[T]:
+        if self._close is not None:
+            raise RuntimeError("this subscription is open already")
+        subscriber, self._close = await self._host.open(self._targets, self.options)
+        return subscriber
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._close is not None:
+            self._close()
+            self._close = None

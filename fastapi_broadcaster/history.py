@@ -1,0 +1,207 @@
+"""Reading the log: replay (history, resume and catch-up are one loop) and pages."""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Literal
+
+from pydantic import BaseModel
+from typing_extensions import TypeVar
+
+from fastapi_broadcaster.backends.base import HistoryBackend
+from fastapi_broadcaster.deliveries import Delivery
+from fastapi_broadcaster.exceptions import (
+    BackendUnavailableError,
+    ConnectionLostError,
+    HistoryLostError,
+)
+from fastapi_broadcaster.messages import Cursor, Event, Gap
+from fastapi_broadcaster.serializers import Codec
+from fastapi_broadcaster.subscribers import Subscriber
+
+T = TypeVar("T", default=str)
+History = int | Literal["all"] | timedelta
+_Read = Callable[[str], Coroutine[Any, Any, tuple[list[Delivery], bool]]]
+_READS = 8  # at once per process
+_PAUSE = 0.1  # seconds before a page is read again after a failure
+MAX_LIMIT = 1_000
+
+
+class Page(BaseModel, Generic[T]):
+    """A page of a channel's log, oldest first.
+
+    `previous` is the id to pass as `before` for older events, `next` the one to pass as `after`
+    for newer ones; each is None when there are none at the time of reading.
+    """
+
+    items: list[Event[T]]
+    next: str | None = None
+    previous: str | None = None
+
+
+class Log:
+    """The backend's log as deliveries, with a bound on the reads at once."""
+
+    def __init__(
+        self, backend: HistoryBackend, wait_open: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        self._backend = backend
+        self._slots = asyncio.Semaphore(_READS)
+        self.wait_open = wait_open
+        self.format = backend.format
+        self.parse = backend.parse
+
+    async def read(
+        self,
+        channel: str,
+        *,
+        after: Cursor | None = None,
+        before: Cursor | None = None,
+        since: datetime | None = None,
+        limit: int,
+    ) -> list[Delivery]:
+        """See `HistoryBackend.history`."""
+        async with self._slots:
+            messages = await self._backend.history(
+                channel, after=after, before=before, since=since, limit=limit
+            )
+        deliveries: list[Delivery] = []
+        cursor = dict(after or {})
+        for message in messages:
+            assert message.position is not None
+            source, key = message.position
+            cursor = {**cursor, source: key}
+            deliveries.append(Delivery(message, cursor, self._backend.format))
+        return deliveries
+
+    async def page(
+        self, channel: str, codec: Codec[T], *, limit: int, before: str | None, after: str | None
+    ) -> Page[T]:
+        """Read one page for a user; ids that are not of this log raise `HistoryLostError`."""
+        if not 1 <= limit <= MAX_LIMIT:
+            raise ValueError(f"limit must be 1 to {MAX_LIMIT}, not {limit}")
+        if before is not None and after is not None:
+            raise ValueError("give before= or after=, not both")
+        cursor = self.parse(id) if (id := before or after) is not None else None
+        found = await self.read(
+            channel,
+            after=cursor if after is not None else None,
+            before=cursor if before is not None else None,
+            limit=limit + 1,
+        )
+        more = len(found) > limit
+        chosen = found[:limit] if after is not None else found[-limit:]
+        older, newer = (True, more) if after is not None else (more, before is not None)
+        events = [event for one in chosen if (event := one.view(codec).event) is not None]
+        return Page[T](
+            items=events,
+            previous=self.format(chosen[0].cursor) if chosen and older else None,
+            next=self.format(chosen[-1].cursor) if chosen and newer else None,
+        )
+
+
+class Replay:
+    """Brings one subscriber from its cursor to the live stream, without a seam.
+
+    A round: go live with an empty buffer, read a page behind the cursor, deliver it. A full page,
+    or an overflow meanwhile, means another round; a short page means that what is live from the
+    first step on is all the rest. Cursors move only at the end of a round.
+    """
+
+    def __init__(self, subscriber: Subscriber[Any], log: Log, *, size: int) -> None:
+        self._subscriber = subscriber
+        self._targets = subscriber.targets
+        self._log = log
+        self._names = [target.name for target in self._targets]
+        self._size = max(1, size // len(self._names))
+
+    async def start(self, history: History | None, after: str | None) -> None:
+        """Prepare what was asked for at `subscribe`; an id that is not ours counts as none."""
+        lost: list[Gap] = []
+        if after is not None:
+            try:
+                self._targets.cursors.update(self._targets.parse(after, self._log.parse))
+            except HistoryLostError as error:
+                lost = [Gap(name, error.reason, error.missed) for name in self._names]
+            else:
+                return await self.round()
+        match history:
+            case None:
+                self._subscriber.begin_round()
+                self._subscriber.end_round(lost, more=False)
+            case "all":
+                await self._begin(lost, self._oldest)
+            case int():
+                await self._begin(lost, lambda name: self._newest(name, history))
+            case timedelta():
+                since = datetime.now(UTC) - history
+                await self._begin(lost, lambda name: self._since(name, since))
+
+    async def round(self) -> None:
+        """One round behind the cursors."""
+        cursors = self._targets.cursors
+        moved: dict[str, Cursor] = {}
+        gaps: list[Gap] = []
+
+        async def read(name: str) -> tuple[list[Delivery], bool]:
+            try:
+                page = await self._log.read(name, after=cursors.get(name, {}), limit=self._size)
+            except HistoryLostError as error:
+                gaps.append(Gap(name, error.reason, error.missed))
+                moved[name] = error.kept
+                return [], True
+            return page, len(page) >= self._size
+
+        await self._run(gaps, moved, read)
+
+    async def _begin(self, gaps: list[Gap], read: _Read) -> None:
+        """Begin with what `read` finds; until some of it is handed on there is no cursor."""
+        self._targets.pending = await self._run(gaps, {}, read)
+
+    async def _run(self, gaps: list[Gap], moved: dict[str, Cursor], read: _Read) -> bool:
+        while True:
+            self._subscriber.begin_round()
+            try:
+                found = [await read(name) for name in self._names]
+                break
+            except (ConnectionLostError, BackendUnavailableError):
+                await asyncio.sleep(_PAUSE)
+                await self._log.wait_open()
+        self._targets.cursors.update(moved)
+        pages = [page for page, _ in found]
+        more = any(more for _, more in found)
+        self._subscriber.end_round([*gaps, *_merge(pages)], more=more)
+        return any(pages)
+
+    async def _oldest(self, name: str) -> tuple[list[Delivery], bool]:
+        page = await self._log.read(name, after={}, limit=self._size)
+        return page, len(page) >= self._size
+
+    async def _newest(self, name: str, count: int) -> tuple[list[Delivery], bool]:
+        """The oldest page of the newest `count` messages; the rest is left to further rounds."""
+        page = await self._log.read(name, limit=min(count, self._size))
+        oldest, found = page, len(page)
+        while found < count and len(page) == self._size:
+            before = _behind(oldest[0])
+            page = await self._log.read(name, before=before, limit=min(count - found, self._size))
+            found += len(page)
+            if page:
+                oldest = page
+        return oldest, found > len(oldest)
+
+    async def _since(self, name: str, since: datetime) -> tuple[list[Delivery], bool]:
+        page = await self._log.read(name, since=since, limit=self._size)
+        return page, len(page) >= self._size
+
+
+def _behind(delivery: Delivery) -> Cursor:
+    assert delivery.message.position is not None
+    return dict([delivery.message.position])
+
+
+def _merge(pages: Sequence[Iterable[Delivery]]) -> Iterable[Delivery]:
+    """One order for the pages of several channels: by position."""
+    if len(pages) == 1:
+        return pages[0]
+    return heapq.merge(*pages, key=lambda delivery: delivery.message.position or ("", 0))

@@ -1,0 +1,192 @@
+"""How the messages of a channel become bytes and come back."""
+
+import base64
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Protocol, cast
+
+import orjson
+from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+from typing_extensions import TypeForm, TypeVar
+
+from fastapi_broadcaster.exceptions import SerializationError
+from fastapi_broadcaster.messages import NO_PARAMS
+
+T = TypeVar("T")
+
+
+class Serializer(Protocol[T]):
+    """Turns messages into what the broker carries, and back.
+
+    Both methods raise any `ValueError` or `TypeError` for data that does not fit; callers see it
+    as a `SerializationError`.
+    """
+
+    @property
+    def media_type(self) -> str: ...
+
+    def dumps(self, message: T, /) -> bytes: ...
+
+    def loads(self, data: bytes, /) -> T: ...
+
+
+class TextSerializer:
+    """`str` as raw UTF-8. A lone surrogate is refused."""
+
+    media_type = "text/plain"
+
+    def dumps(self, message: str, /) -> bytes:
+        if not isinstance(message, str):
+            raise TypeError(f"a str is wanted, not {type(message).__name__}")
+        return message.encode()
+
+    def loads(self, data: bytes, /) -> str:
+        return data.decode()
+
+
+class BytesSerializer:
+    """`bytes` as they are."""
+
+    media_type = "application/octet-stream"
+
+    def dumps(self, message: bytes, /) -> bytes:
+        if not isinstance(message, bytes | bytearray | memoryview):
+            raise TypeError(f"bytes are wanted, not {type(message).__name__}")
+        return bytes(message)
+
+    def loads(self, data: bytes, /) -> bytes:
+        return data
+
+
+class JSONSerializer:
+    """Any JSON value, unvalidated, through orjson."""
+
+    media_type = "application/json"
+
+    def dumps(self, message: object, /) -> bytes:
+        return orjson.dumps(message, default=to_jsonable_python)
+
+    def loads(self, data: bytes, /) -> JsonValue:
+        return cast(JsonValue, orjson.loads(data))
+
+
+class ModelSerializer(Generic[T]):
+    """JSON through a pydantic `TypeAdapter`, by alias, as FastAPI would send it.
+
+    `dumps` refuses what `loads` could not read back, so that no published message is lost on
+    every reader.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, adapter: TypeAdapter[T]) -> None:
+        self._adapter = adapter
+
+    def dumps(self, message: T, /) -> bytes:
+        value = self._adapter.validate_python(message)
+        data = self._adapter.dump_json(value, by_alias=True, warnings="error")
+        self._adapter.validate_json(data)
+        return data
+
+    def loads(self, data: bytes, /) -> T:
+        return self._adapter.validate_json(data)
+
+
+_TEXT, _BYTES, _JSON = TextSerializer(), BytesSerializer(), JSONSerializer()
+_UNTYPED = (Any, object, JsonValue)
+Params = Callable[[str], Mapping[str, str] | None]
+
+
+class Codec(Generic[T]):
+    """One channel type in all its forms: broker bytes, browser JSON and Python value.
+
+    Subscribers that share a codec share the decoded event and its frames. `params` maps a
+    channel name to the values of its template, None for a name that is not the template's.
+    """
+
+    def __init__(
+        self,
+        type: TypeForm[T],
+        serializer: Serializer[T] | None = None,
+        *,
+        params: Params | None = None,
+    ) -> None:
+        self.type = type
+        self.raw = type in (str, bytes)
+        self._adapter: TypeAdapter[T] | None = None
+        if type not in (str, bytes) and type not in _UNTYPED:
+            self._adapter = TypeAdapter[T](type)
+        self.serializer = serializer or self._default_serializer()
+        self.params: Params = params or (lambda channel: NO_PARAMS)
+
+    def _default_serializer(self) -> Serializer[T]:
+        builtin: object
+        if self._adapter is not None:
+            return ModelSerializer(self._adapter)
+        builtin = {str: _TEXT, bytes: _BYTES}.get(cast(types.GenericAlias, self.type), _JSON)
+        return cast(Serializer[T], builtin)
+
+    def dumps(self, message: T) -> bytes:
+        """Validate and encode for the broker; raises `SerializationError`."""
+        try:
+            return self.serializer.dumps(message)
+        except SerializationError:
+            raise
+        except (ValueError, TypeError, PydanticSerializationError) as error:
+            raise SerializationError(self._complaint(error)) from error
+
+    def loads(self, data: bytes) -> T:
+        """Decode and validate what came from the broker; raises `SerializationError`."""
+        try:
+            return self.serializer.loads(data)
+        except SerializationError:
+            raise
+        except Exception as error:
+            raise SerializationError(self._complaint(error)) from error
+
+    def to_json(self, message: T) -> bytes:
+        """The browser's form: JSON of the type, on one line, whatever the serializer."""
+        if self._adapter is not None:
+            return self._adapter.dump_json(message, by_alias=True)
+        if isinstance(message, bytes):
+            return b'"' + base64.b64encode(message) + b'"'
+        return orjson.dumps(message, default=to_jsonable_python)
+
+    def from_frame(self, frame: str | bytes) -> T:
+        """Read a browser's WebSocket frame: the bare text or bytes, else JSON of the type.
+
+        Raises `SerializationError`.
+        """
+        try:
+            return self._read_frame(frame)
+        except (ValueError, TypeError) as error:
+            raise SerializationError(self._complaint(error)) from error
+
+    def _read_frame(self, frame: str | bytes) -> T:
+        if self._adapter is not None:
+            return self._adapter.validate_json(frame)
+        if self.type is str:
+            return cast(T, frame if isinstance(frame, str) else frame.decode())
+        if self.type is bytes:
+            return cast(T, frame if isinstance(frame, bytes) else frame.encode())
+        return cast(T, orjson.loads(frame))
+
+    def _complaint(self, error: Exception) -> str:
+        """Say what is wrong, and never the data itself: it may be a secret."""
+        name = getattr(self.type, "__name__", None) or str(self.type)
+        if isinstance(error, ValidationError):
+            lines = error.errors(include_url=False, include_context=False, include_input=False)
+            found = "; ".join(
+                f"{'.'.join(map(str, line['loc'])) or 'message'}: {line['msg']}" for line in lines
+            )
+        elif isinstance(error, orjson.JSONDecodeError):
+            found = f"invalid JSON: {error.msg} at position {error.pos}"
+        elif isinstance(error, UnicodeError):
+            found = "the text is not valid Unicode (UTF-8)"
+        else:
+            found = str(error) or type(error).__name__
+        return f"not a valid {name}: {found}"
+
+
+TEXT: Codec[str] = Codec(str)

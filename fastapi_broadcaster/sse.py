@@ -1,0 +1,225 @@
+"""EventStreamResponse: a subscriber as Server-Sent Events."""
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+from starlette.background import BackgroundTask
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import Response
+from starlette.types import Message as ASGIMessage
+from starlette.types import Receive, Scope, Send
+from typing_extensions import TypeForm, TypeVar
+
+from fastapi_broadcaster._engine import LIVE
+from fastapi_broadcaster.channels import Subscription
+from fastapi_broadcaster.deliveries import View
+from fastapi_broadcaster.exceptions import (
+    BackendUnavailableError,
+    SerializationError,
+    SlowSubscriberError,
+)
+from fastapi_broadcaster.messages import Gap
+from fastapi_broadcaster.streams import BODY_SIZE, StalledError, Stream
+from fastapi_broadcaster.subscribers import Subscriber
+
+T = TypeVar("T")
+END = "~end"
+RETRY = (1.0, 2.0)  # seconds; the client waits somewhere between before it reconnects
+RETRY_DRAIN = (1.0, 5.0)
+logger = logging.getLogger("fastapi_broadcaster")
+
+
+class EventStreamResponse(Response):
+    """Sends every event as `data:` (JSON of the channel's type) with its `id:`.
+
+    `events` is a live `Subscriber`, or a `channel.subscribe(...)` that was not entered yet; it
+    is then opened here, behind the client's Last-Event-ID. A gap is `event: gap` with its
+    channel, reason and missed as data. `ping`: a comment after so many seconds without an event
+    (None: never). `until(message)`: the first message for which it is true is the last one, and
+    the client is told not to come back. `event`: the SSE event name of messages. `max_age`: end
+    after so many seconds, for a clean reconnect. `send_timeout`: give up on a client that takes
+    nothing for so many seconds.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: Subscriber[T] | Subscription[T],
+        *,
+        ping: float | None = 15.0,
+        until: Callable[[T], bool] | None = None,
+        event: str | None = None,
+        max_age: float | None = None,
+        send_timeout: float | None = 30.0,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        background: BackgroundTask | None = None,
+    ) -> None:
+        if isinstance(events, Subscriber) and events.closed:
+            raise RuntimeError("this subscriber is closed: respond inside its `async with`")
+        if event is not None and (not event or any(char in event for char in "\r\n\0")):
+            raise ValueError("event= is one line of text")
+        self._events: Subscriber[Any] | Subscription[Any] = events
+        self._timing = {"ping": ping, "max_age": max_age, "send_timeout": send_timeout}
+        self._until: Callable[[Any], bool] | None = until
+        self._event = event
+        self.status_code = status_code
+        self.background = background
+        self.init_headers(
+            {
+                "cache-control": "no-cache, no-transform",
+                "x-accel-buffering": "no",
+                **(headers or {}),
+            }
+        )
+
+    @staticmethod
+    def docs(type: TypeForm[T]) -> dict[int | str, dict[str, Any]]:
+        """`responses=EventStreamResponse.docs(ChatMessage)` describes the stream in OpenAPI."""
+        schema = TypeAdapter[T](type).json_schema(mode="serialization")
+        if "$defs" in schema:
+            schema = {"$id": f"urn:event:{schema.get('title', 'item')}", **schema}
+        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+        item = {
+            "type": "object",
+            "required": ["data"],
+            "properties": {
+                "data": data,
+                "event": {"type": "string"},
+                "id": {"type": "string"},
+                "retry": {"type": "integer", "minimum": 0},
+            },
+        }
+        content = {"text/event-stream": {"itemSchema": item}}
+        return {200: {"description": "Server-Sent Events", "content": content}}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        last = last_event_id(scope)
+        if last == END:
+            await Response(status_code=204)(scope, receive, send)
+        elif isinstance(self._events, Subscriber):
+            await self._respond(self._events, receive, send)
+        else:
+            self._events.options = self._events.options.but(after=last)
+            try:
+                async with self._events as subscriber:
+                    await self._respond(subscriber, receive, send)
+            except BackendUnavailableError as error:
+                await self._start(send)
+                await self._end(send, error)
+        if self.background is not None:
+            await self.background()
+
+    async def _start(self, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+
+    async def _respond(self, subscriber: Subscriber[Any], receive: Receive, send: Send) -> None:
+        await self._start(send)
+        stream = _EventStream(
+            subscriber, send, until=self._until, event=self._event, **self._timing
+        )
+        try:
+            if not subscriber.ended:
+                await send(_body(b"retry: %d\n" % _milliseconds(RETRY) + stream.start_id() + b"\n"))
+            await stream.serve(receive, "http.disconnect")
+        except StalledError as error:
+            logger.warning("closed a client of %s that %s", ", ".join(subscriber.channels), error)
+            return
+        except (BackendUnavailableError, SlowSubscriberError, SerializationError) as error:
+            return await self._end(send, error)
+        await self._end(send, subscriber.error, draining=subscriber.draining)
+
+    async def _end(
+        self, send: Send, error: Exception | None = None, *, draining: bool = False
+    ) -> None:
+        """Tell the client when to come back, and end; the status has left long ago."""
+        if error is not None:
+            logger.info("ended an event stream: %s", error)
+        retry = b"retry: %d\n\n" % _milliseconds(RETRY_DRAIN if draining or error else RETRY)
+        await send(_body(retry))
+        await send(_body(b"", more=False))
+
+
+class _EventStream(Stream):
+    def __init__(
+        self,
+        subscriber: Subscriber[Any],
+        send: Send,
+        *,
+        until: Callable[[Any], bool] | None,
+        event: str | None,
+        **timing: float | None,
+    ) -> None:
+        super().__init__(subscriber, send, **timing)  # type: ignore[arg-type]
+        self._until = until
+        self._name = b"event: %b\n" % event.encode() if event is not None else b""
+        self._key = ("sse", event)  # of the frame with its id
+        self._composite = subscriber.targets.composite
+
+    def start_id(self) -> bytes:
+        """Lets a client resume that has not seen an event yet."""
+        if self.subscriber.targets.pending:
+            return b""
+        return b"id: %b\n" % (self.subscriber.cursor or LIVE).encode()
+
+    def compose(self) -> ASGIMessage | None:
+        take, chunks, size = self.subscriber.take, list[bytes](), 0
+        while size < BODY_SIZE and (item := take()) is not None:
+            frame = self._gap(item) if isinstance(item, Gap) else self._frame(item)
+            chunks.append(frame)
+            size += len(frame)
+            if self._until is not None and not isinstance(item, Gap):
+                assert item.event is not None
+                if self._until(item.event.message):
+                    self.finished = True
+                    chunks.append(b"event: end\nid: %b\ndata:\n\n" % END.encode())
+                    break
+        if not chunks:
+            return None
+        return _body(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def compose_ping(self) -> ASGIMessage:
+        return _body(b": ping\n\n")
+
+    def _frame(self, view: View[Any]) -> bytes:
+        frame: bytes | None = view.frames.get(self._key)
+        if frame is None:
+            event = view.event
+            assert event is not None
+            if (data := view.frames.get("data")) is None:
+                codec = self.subscriber.targets.codec_of(event.channel)
+                data = view.frames["data"] = b"data: %b\n\n" % codec.to_json(event.message)
+            id = b"id: %b\n" % event.id.encode() if event.id is not None else b""
+            frame = id + self._name + data
+            if not self._composite:
+                view.frames[self._key] = frame
+        return frame
+
+    def _gap(self, gap: Gap) -> bytes:
+        told = {"channel": gap.channel, "reason": gap.reason, "missed": gap.missed}
+        cursor = self.subscriber.cursor
+        id = b"id: %b\n" % cursor.encode() if cursor is not None else b""
+        return b"%bevent: gap\ndata: %b\n\n" % (id, orjson.dumps(told))
+
+
+def last_event_id(scope: Scope) -> str | None:
+    """Where the client wants to go on: the header, else the query parameter."""
+    header = Headers(scope=scope).get("last-event-id")
+    if header:
+        return header
+    return QueryParams(scope["query_string"]).get("last_event_id") or None
+
+
+def _body(data: bytes, *, more: bool = True) -> ASGIMessage:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+def _milliseconds(span: tuple[float, float]) -> int:
+    return round(random.uniform(*span) * 1_000)

@@ -1,0 +1,242 @@
+"""One writer per stream, and inline sends: the hub writes in the stream's own name."""
+
+import asyncio
+import contextvars
+import logging
+import types
+from abc import ABC, abstractmethod
+from asyncio import _enter_task, _leave_task  # type: ignore[attr-defined]  # for task authors
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+from starlette.types import Message as ASGIMessage
+from starlette.types import Receive, Send
+
+from fastapi_broadcaster.subscribers import Subscriber
+
+logger = logging.getLogger("fastapi_broadcaster")
+BODY_SIZE = 65_536  # bytes after which what waits is left to the next send
+
+
+class StalledError(Exception):
+    """The peer took nothing for `send_timeout` seconds."""
+
+
+class Stream(ABC):
+    """Sends what one subscriber has to one peer, as few ASGI messages as possible.
+
+    A task of the stream's own writes; whoever serves it waits in `receive`. While that task has
+    nothing to do, a flush from the hub steps `send` at once, as if the task had called it: same
+    current task, same context. If `send` suspends, because the socket is full or a middleware
+    waits, the task itself carries on from there.
+    """
+
+    def __init__(
+        self,
+        subscriber: Subscriber[Any],
+        send: Send,
+        *,
+        send_timeout: float | None,
+        ping: float | None = None,
+        max_age: float | None = None,
+    ) -> None:
+        self.subscriber = subscriber
+        self.finished = False
+        self._send = send
+        self._send_timeout = send_timeout
+        self._ping = ping
+        self._max_age = max_age
+        self._ping_due = False
+        self._sent = 0.0  # loop time of the last send
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._parked: asyncio.Future[None] | None = None
+        self._stuck: tuple[Coroutine[Any, Any, None], Any] | None = None
+        self._failure: Exception | None = None
+
+    @abstractmethod
+    def compose(self) -> ASGIMessage | None:
+        """The next ASGI message of what waits, None when nothing does."""
+
+    @abstractmethod
+    def compose_ping(self) -> ASGIMessage:
+        """What keeps an idle connection open."""
+
+    async def serve(self, receive: Receive, gone: str) -> None:
+        """Write until the stream ends or `receive` brings the message type `gone`.
+
+        Raises what the writer raised; the peer's leaving is no error.
+        """
+
+        async def wait_gone() -> None:
+            while (await receive())["type"] != gone:
+                pass
+
+        await self.run_beside(wait_gone())
+
+    async def run_beside(self, reading: Coroutine[Any, Any, None]) -> None:
+        """Write in a task of its own while this one reads; either end ends both."""
+        self._context = contextvars.copy_context()
+        writer = self._loop.create_task(self._write(), context=self._context)
+        try:
+            async with asyncio.timeout(None) as scope:
+
+                def stop_reading(_: "asyncio.Task[None]") -> None:
+                    scope.reschedule(self._loop.time())
+
+                writer.add_done_callback(stop_reading)
+                try:
+                    await reading
+                finally:
+                    writer.remove_done_callback(stop_reading)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+        if not writer.cancelled():
+            writer.result()
+
+    # -- the stream's own task --------------------------------------------------------------
+
+    async def _write(self) -> None:
+        self._task = asyncio.current_task()
+        self._start_timers()
+        self.subscriber.attach(self.flush)
+        try:
+            while not self.finished:
+                message = self.compose()
+                if message is None and self._ping_due:
+                    message = self.compose_ping()
+                if message is not None:
+                    self._sent = self._loop.time()
+                    self._ping_due = False
+                    async with asyncio.timeout(self._send_timeout) as stall:
+                        await self._patiently(self._send(message), stall)
+                elif self.subscriber.behind:
+                    await self.subscriber.read_page()
+                elif self.subscriber.ended:
+                    return
+                else:
+                    await self._park()
+        finally:
+            self.subscriber.detach()
+            for timer in self._timers.values():
+                timer.cancel()
+            if self._stuck is not None:
+                self._stuck[0].close()
+
+    async def _patiently(self, sending: Any, stall: asyncio.Timeout) -> None:
+        try:
+            await sending
+        except (TimeoutError, asyncio.CancelledError):
+            if stall.expired():
+                raise StalledError(f"took nothing for {self._send_timeout:g} s") from None
+            raise
+
+    async def _park(self) -> None:
+        """Wait for work; a send that an inline step left suspended is ours to finish."""
+        self._parked = self._loop.create_future()
+        thrown: BaseException | None = None
+        try:
+            await self._parked
+        except asyncio.CancelledError as error:
+            if self._stuck is None:
+                raise
+            thrown = error  # meant for the send that is suspended in this task's name
+        finally:
+            self._parked = None
+        if self._stuck is not None:
+            (sending, yielded), self._stuck = self._stuck, None
+            async with asyncio.timeout(self._send_timeout) as stall:
+                await self._patiently(_resume(sending, yielded, thrown), stall)
+        if self._failure is not None:
+            raise self._failure
+
+    def _wake(self) -> None:
+        if self._parked is not None and not self._parked.done():
+            self._parked.set_result(None)
+
+    # -- in its name ------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what waits now, if the stream's task is idle."""
+        if self._parked is None or self._parked.done():
+            return
+        if not self.subscriber.inline_sends:
+            return self._wake()
+        try:
+            while (message := self.compose()) is not None:
+                self._sent = self._loop.time()
+                if not self._step(message):
+                    return self._wake()
+                if self.finished:
+                    break
+        except Exception as error:
+            self._failure = error
+        if self.finished or self._failure or self.subscriber.behind or self.subscriber.ended:
+            self._wake()
+
+    def _step(self, message: ASGIMessage) -> bool:
+        """Run `send` until it returns (True) or suspends, as if the stream's task had called it."""
+        sending = self._deliver(message)
+        caller = asyncio.current_task()
+        if caller is not None:
+            _leave_task(self._loop, caller)
+        _enter_task(self._loop, self._task)
+        try:
+            yielded = self._context.run(sending.send, None)
+        except StopIteration:
+            return True
+        finally:
+            _leave_task(self._loop, self._task)
+            if caller is not None:
+                _enter_task(self._loop, caller)
+        self._stuck = (sending, yielded)
+        return False
+
+    async def _deliver(self, message: ASGIMessage) -> None:
+        await self._send(message)
+
+    # -- time -------------------------------------------------------------------------------
+
+    def _start_timers(self) -> None:
+        self._sent = self._loop.time()
+        if self._ping is not None:
+            self._timers["ping"] = self._loop.call_later(self._ping, self._check_idle, self._ping)
+        if self._max_age is not None:
+            self._timers["age"] = self._loop.call_later(self._max_age, self._finish)
+
+    def _check_idle(self, ping: float) -> None:
+        """Ping after `ping` seconds without a send; no timer is touched per message."""
+        idle = self._loop.time() - self._sent
+        if idle >= ping:
+            self._ping_due = True
+            self._wake()
+        self._timers["ping"] = self._loop.call_later(
+            ping if idle >= ping else ping - idle, self._check_idle, ping
+        )
+
+    def _finish(self) -> None:
+        self.finished = True
+        self._wake()
+
+
+@types.coroutine
+def _resume(
+    sending: Coroutine[Any, Any, None], yielded: Any, thrown: BaseException | None
+) -> Generator[Any, Any, None]:
+    """Drive a coroutine that was begun elsewhere, from what it yielded first."""
+    try:
+        if thrown is not None:
+            yielded = sending.throw(thrown)
+        while True:
+            try:
+                value = yield yielded
+            except BaseException as error:
+                yielded = sending.throw(error)
+            else:
+                yielded = sending.send(value)
+    except StopIteration:
+        return

@@ -1,0 +1,226 @@
+"""relay: a subscriber and a publisher on one WebSocket, until either side ends."""
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Generic, Protocol, get_type_hints
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.types import Message as ASGIMessage
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from typing_extensions import TypeVar
+
+from fastapi_broadcaster.channels import Channel
+from fastapi_broadcaster.deliveries import View
+from fastapi_broadcaster.exceptions import (
+    BackendError,
+    BackendUnavailableError,
+    BroadcasterError,
+    MessageTooLargeError,
+    SerializationError,
+    SlowSubscriberError,
+)
+from fastapi_broadcaster.messages import Gap
+from fastapi_broadcaster.serializers import Codec
+from fastapi_broadcaster.streams import BODY_SIZE, StalledError, Stream
+from fastapi_broadcaster.subscribers import Subscriber
+
+T = TypeVar("T")
+U = TypeVar("U")
+logger = logging.getLogger("fastapi_broadcaster")
+_TOLD = (SerializationError, MessageTooLargeError, BackendError)
+
+
+class OnMessage(Protocol):
+    """`async def on_message(message: ChatMessage) -> None`; the annotation is validated."""
+
+    def __call__(self, message: Any, /) -> Awaitable[object] | object: ...
+
+
+async def relay(
+    websocket: WebSocket,
+    events: Subscriber[T],
+    *,
+    publish_to: Channel[U] | None = None,
+    on_message: Callable[[U], Awaitable[object] | object] | None = None,
+    envelope: bool = False,
+    allowed_origins: Collection[str] = (),
+    send_timeout: float | None = 30.0,
+) -> None:
+    """Accept the WebSocket, send it every event, and take messages from it.
+
+    What the client sends is validated and goes to `publish_to`, or to `on_message` where the
+    server adds what the client may not choose, such as the author; without either it is ignored.
+    One text frame per event (a binary one for `bytes`), or with `envelope=True` arrays of
+    `{"type": "message", "channel", "id", "message"}`, `{"type": "gap", ...}` and
+    `{"type": "error", "error", "detail"}`. Without an envelope gaps are counted, not sent.
+
+    A browser's Origin must be this host, or one of `allowed_origins` ("https://example.org",
+    "*"), else the socket is refused. Returns when the client has gone or the stream has ended:
+    1012 when draining, 1013 when the broker is away or the client too slow. Does not raise for
+    what a client sends.
+    """
+    if publish_to is not None and on_message is not None:
+        raise ValueError("give publish_to= or on_message=, not both")
+    if not _same_origin(websocket, allowed_origins):
+        logger.warning(
+            "refused a WebSocket from %r: name it in relay(allowed_origins=) to let it in",
+            websocket.headers["origin"],
+        )
+        return await websocket.close(1008)
+    if websocket.application_state is WebSocketState.CONNECTING:
+        await websocket.accept()
+    inbox: _Inbox[Any] | None = None
+    if publish_to is not None:
+        inbox = _Inbox(publish_to.codec, publish_to.publish)
+    elif on_message is not None:
+        inbox = _Inbox(Codec(_annotation(on_message)), on_message)
+    stream = _FrameStream(events, websocket, envelope=envelope, send_timeout=send_timeout)
+    try:
+        await stream.run_beside(_receive(websocket, stream, inbox))
+    except StalledError as error:
+        logger.warning("closed a client of %s that %s", ", ".join(events.channels), error)
+    except (BackendUnavailableError, SlowSubscriberError, SerializationError) as error:
+        return await _close(websocket, error)
+    except (WebSocketDisconnect, OSError):
+        return
+    await _close(websocket, events.error, draining=events.draining)
+
+
+async def _close(websocket: WebSocket, error: Exception | None, *, draining: bool = False) -> None:
+    if WebSocketState.DISCONNECTED in (websocket.client_state, websocket.application_state):
+        return
+    code, reason = (1012, "restart") if draining else (1000, "")
+    if error is not None:
+        code, reason = 1013, "try again later"
+    try:
+        await websocket.close(code, reason)
+    except (RuntimeError, OSError, WebSocketDisconnect):
+        return  # it has gone by itself meanwhile
+
+
+class _Inbox(Generic[U]):
+    """Where the client's messages go."""
+
+    def __init__(self, codec: Codec[U], handle: Callable[[U], Awaitable[object] | object]) -> None:
+        self._codec = codec
+        self._handle = handle
+
+    async def put(self, frame: str | bytes) -> None:
+        """Validate and hand on; raises what `handle` raises."""
+        result = self._handle(self._codec.from_frame(frame))
+        if inspect.isawaitable(result):
+            await result
+
+
+async def _receive(websocket: WebSocket, stream: "_FrameStream", inbox: _Inbox[Any] | None) -> None:
+    """Read until the client goes; one message at a time, so that its order is kept."""
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        if inbox is None:
+            continue
+        frame = message.get("text")
+        try:
+            await inbox.put(frame if frame is not None else message["bytes"])
+        except _TOLD as error:
+            stream.tell(error)
+
+
+class _FrameStream(Stream):
+    def __init__(
+        self,
+        subscriber: Subscriber[Any],
+        websocket: WebSocket,
+        *,
+        envelope: bool,
+        send_timeout: float | None,
+    ) -> None:
+        super().__init__(subscriber, websocket.send, send_timeout=send_timeout)
+        self._envelope = envelope
+        self._errors: list[bytes] = []
+
+    def tell(self, error: BroadcasterError) -> None:
+        """Send an error frame; the socket stays."""
+        told = {"type": "error", "error": type(error).__name__, "detail": str(error)}
+        self._errors.append(orjson.dumps(told))
+        self.flush()
+
+    def compose(self) -> ASGIMessage | None:
+        return self._compose_array() if self._envelope else self._compose_one()
+
+    def compose_ping(self) -> ASGIMessage:
+        raise AssertionError("the server pings WebSockets by itself")
+
+    def _compose_one(self) -> ASGIMessage | None:
+        if self._errors:
+            return {"type": "websocket.send", "text": self._errors.pop(0).decode()}
+        while isinstance(item := self.subscriber.take(), Gap):
+            pass
+        return None if item is None else self._frame(item)
+
+    def _frame(self, view: View[Any]) -> ASGIMessage:
+        frame: str | bytes | None = view.frames.get("bare")
+        if frame is None:
+            event = view.event
+            assert event is not None
+            codec = self.subscriber.targets.codec_of(event.channel)
+            frame = event.message if codec.raw else codec.to_json(event.message).decode()
+            view.frames["bare"] = frame
+        if isinstance(frame, bytes):
+            return {"type": "websocket.send", "bytes": frame}
+        return {"type": "websocket.send", "text": frame}
+
+    def _compose_array(self) -> ASGIMessage | None:
+        chunks, self._errors = self._errors, []
+        size = sum(map(len, chunks))
+        while size < BODY_SIZE and (item := self.subscriber.take()) is not None:
+            chunk = _gap(item) if isinstance(item, Gap) else self._enveloped(item)
+            chunks.append(chunk)
+            size += len(chunk)
+        if not chunks:
+            return None
+        return {"type": "websocket.send", "text": (b"[" + b",".join(chunks) + b"]").decode()}
+
+    def _enveloped(self, view: View[Any]) -> bytes:
+        composite = self.subscriber.targets.composite
+        frame: bytes | None = None if composite else view.frames.get("envelope")
+        if frame is None:
+            event = view.event
+            assert event is not None
+            codec = self.subscriber.targets.codec_of(event.channel)
+            frame = b'{"type":"message","channel":%b,"id":%b,"message":%b}' % (
+                orjson.dumps(event.channel),
+                orjson.dumps(event.id),
+                codec.to_json(event.message),
+            )
+            if not composite:
+                view.frames["envelope"] = frame
+        return frame
+
+
+def _gap(gap: Gap) -> bytes:
+    return orjson.dumps(
+        {"type": "gap", "channel": gap.channel, "reason": gap.reason, "missed": gap.missed}
+    )
+
+
+def _same_origin(websocket: WebSocket, allowed: Collection[str]) -> bool:
+    """Whether a browser's page is this host's; other clients send no Origin."""
+    origin = websocket.headers.get("origin")
+    if origin is None or "*" in allowed or origin in allowed:
+        return True
+    host = urlsplit(origin).netloc
+    here = (websocket.headers.get("host"), websocket.headers.get("x-forwarded-host"))
+    return bool(host) and host in here
+
+
+def _annotation(on_message: Callable[..., object]) -> Any:
+    """The type of a handler's message; str where it has no annotation."""
+    parameters = list(inspect.signature(on_message).parameters.values())
+    if not parameters:
+        raise TypeError("on_message= takes the message as its first parameter")
+    function = on_message if inspect.isroutine(on_message) else type(on_message).__call__
+    return get_type_hints(function, include_extras=True).get(parameters[0].name, str)
