@@ -1,6 +1,7 @@
 """Realtime channels for FastAPI, over the broker that is already there."""
 
 from fastapi_broadcaster import _startup as _startup  # registers the checks of routes
+from fastapi_broadcaster._engine import Health
 from fastapi_broadcaster._listener import Backoff
 from fastapi_broadcaster.backends import (
     Backend,
@@ -9,7 +10,7 @@ from fastapi_broadcaster.backends import (
     PatternBackend,
 )
 from fastapi_broadcaster.backends.memory import MemoryBackend
-from fastapi_broadcaster.broadcaster import Broadcast, Broadcaster, Health
+from fastapi_broadcaster.broadcaster import Broadcast, Broadcaster
 from fastapi_broadcaster.channels import Channel, ChannelTemplate, Subscription
 from fastapi_broadcaster.dependencies import (
     BroadcasterDep,

@@ -1,18 +1,19 @@
-"""One connected life of a broadcaster: its hub, its tasks, and the order of their coming and going."""
+"""One connected life of a broadcaster: its hub, its tasks, and the order they come and go in."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi_broadcaster._hub import Entry, Hub
-from fastapi_broadcaster._listener import Backoff, Listener
+from fastapi_broadcaster._listener import Backoff, Listener, State
 from fastapi_broadcaster._publisher import Publisher
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.backends.base import Backend, HistoryBackend, PatternBackend
 from fastapi_broadcaster.channels import Options
-from fastapi_broadcaster.exceptions import BackendUnavailableError, NotConnectedError
+from fastapi_broadcaster.exceptions import BackendUnavailableError, GapReason, NotConnectedError
 from fastapi_broadcaster.history import Log, Replay
 from fastapi_broadcaster.messages import Gap
 from fastapi_broadcaster.subscribers import Subscriber
@@ -33,6 +34,18 @@ class Settings:
     linger: float = 1.0
     inline_sends: bool = True
     backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(slots=True, frozen=True)
+class Health:
+    """How a broadcaster is: `since` when it is in that state, `last_error` what was lost last."""
+
+    state: State
+    backend: str
+    since: datetime
+    last_error: str | None = None
+    subscribers: int = 0
+    reconnects: int = 0
 
 
 class _Draining(Exception):
@@ -101,6 +114,17 @@ class Engine:
         self.draining = True
         self.hub.end(_Draining(), draining=True)
 
+    def health(self) -> Health:
+        listener = self.listener
+        return Health(
+            "draining" if self.draining else listener.state,
+            str(self.backend),
+            datetime.fromtimestamp(listener.since, UTC),
+            str(listener.last_error) if listener.last_error is not None else None,
+            len(self.hub.subscribers),
+            listener.reconnects,
+        )
+
     async def open(
         self, targets: tuple[Target, ...], options: Options
     ) -> tuple[Subscriber[Any], Callable[[], None]]:
@@ -153,7 +177,7 @@ class Engine:
             if history is not None or options.after is not None:
                 await replay.start(history, options.after)
         elif options.after is not None:
-            reason = "reconnected" if options.after == LIVE else "reset"
+            reason: GapReason = "reconnected" if options.after == LIVE else "reset"
             subscriber.begin_round()
             gaps = [Gap(target.name, reason) for target in subscriber.targets]
             subscriber.end_round(gaps, more=False)

@@ -14,7 +14,7 @@ _FORBIDDEN = frozenset(".:/*?[]")
 
 def check_name(name: str) -> str:
     """Return a channel name or pattern that every backend may be asked for, or raise."""
-    if not isinstance(name, str):
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ChannelNameError(f"a channel name is a str, not {type(name).__name__}")
     if not 1 <= len(name) <= NAME_LENGTH:
         raise ChannelNameError(

@@ -1,4 +1,4 @@
-"""Redis globs: `*` any characters, `?` one, `[ab]` one of these, `[^a]` none, `\\` takes one literally."""
+"""Redis globs: `*` any characters, `?` one, `[ab]` one of these, `[^a]` one not, `\\` escapes."""
 
 import re
 from functools import lru_cache

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 class Connectable(Protocol):
     @property
-    def _engine(self) -> Any: ...
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
 
     async def connect(self) -> None: ...
 
@@ -47,10 +47,9 @@ class Portal:
 
     def _find_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            engine = self._broadcaster._engine
-            if engine is not None:
-                loop: asyncio.AbstractEventLoop = engine.loop
-                return loop
+            connected = self._broadcaster.loop
+            if connected is not None:
+                return connected
             self._stop()
             loop = self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
@@ -64,13 +63,10 @@ class Portal:
     def close(self) -> None:
         """Disconnect and end the loop, if it is this portal's own; idempotent."""
         with self._lock:
-            if self._loop is not None and self._thread is not None and self._thread.is_alive():
-                engine = self._broadcaster._engine
-                if engine is not None and engine.loop is self._loop:
-                    done = asyncio.run_coroutine_threadsafe(
-                        self._broadcaster.disconnect(), self._loop
-                    )
-                    done.result()
+            loop, thread = self._loop, self._thread
+            if loop is not None and thread is not None and self._broadcaster.loop is loop:
+                done = asyncio.run_coroutine_threadsafe(self._broadcaster.disconnect(), loop)
+                done.result()
             self._stop()
 
     def _stop(self) -> None:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -12,7 +12,7 @@ _previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {
 
 
 @contextmanager
-def chained(callback: Callable[[], None]) -> Iterator[None]:
+def chained(callback: Callable[[], None]) -> Generator[None]:
     """Call `callback` on SIGTERM and SIGINT before the handler that was there.
 
     Does nothing off the main thread. The callback runs inside the signal handler: it must only

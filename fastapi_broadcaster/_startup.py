@@ -1,8 +1,6 @@
 """What is checked of an app's routes before its broadcaster connects."""
 
 from collections.abc import Iterable, Iterator
-from functools import reduce
-from operator import or_
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from fastapi.dependencies.models import Dependant
@@ -65,19 +63,21 @@ def _dependants(app: Any) -> Iterator[tuple[str, Dependant]]:
 def _ours(dependant: Dependant) -> Iterator[tuple[Any, str, Ours]]:
     """Every use of our dependencies: who uses it, under which name, and the dependency."""
     for one in dependant.dependencies:
-        if isinstance(one.call, ChannelDependency | SubscriberDependency):
-            yield dependant.call, one.name or "", one.call
+        call: Any = one.call
+        if isinstance(call, ChannelDependency | SubscriberDependency):
+            yield dependant.call, one.name or "", call
         else:
             yield from _ours(one)
 
 
+def _templates(dependency: Ours) -> list[ChannelTemplate[Any]]:
+    if isinstance(dependency, SubscriberDependency):
+        return dependency.templates
+    return [dependency.template]
+
+
 def _check_backend(path: str, broadcaster: Broadcaster, dependency: Ours) -> None:
-    templates: list[ChannelTemplate[Any]] = (
-        dependency.templates
-        if isinstance(dependency, SubscriberDependency)
-        else [dependency.template]
-    )
-    for template in templates:
+    for template in _templates(dependency):
         try:
             broadcaster.check_name(template.fixed)
             if isinstance(dependency, SubscriberDependency):
@@ -98,10 +98,10 @@ def _check_type(path: str, function: Any, name: str, dependency: Ours) -> None:
     if get_origin(declared) not in (Channel, Subscriber):
         return
     [found] = get_args(declared)
-    if isinstance(dependency, SubscriberDependency):
-        wanted = reduce(or_, [template.type for template in dependency.templates])
-    else:
-        wanted = dependency.template.type
+    types: tuple[Any, ...] = tuple(template.type for template in _templates(dependency))
+    wanted = types[0]
+    for other in types[1:]:
+        wanted = wanted | other
     if found not in (wanted, Any):
         raise TypeError(
             f"the parameter {name!r} of the route {path!r} is declared as {declared}, "

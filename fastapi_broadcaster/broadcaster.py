@@ -2,54 +2,42 @@
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self, overload
 
 from typing_extensions import TypeForm, TypeVar, Unpack
 
-from fastapi_broadcaster import _names, _signals
-from fastapi_broadcaster._engine import Engine, Settings
-from fastapi_broadcaster._listener import Backoff, State
+from fastapi_broadcaster import _names
+from fastapi_broadcaster._capabilities import check_options, no_log
+from fastapi_broadcaster._engine import Engine, Health, Settings
+from fastapi_broadcaster._lifespan import lifespan
+from fastapi_broadcaster._listener import Backoff
 from fastapi_broadcaster._portal import Portal
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.backends import Backend, BroadcastBackend, adapt, create_backend
-from fastapi_broadcaster.backends.base import HistoryBackend, PatternBackend
+from fastapi_broadcaster.backends.base import HistoryBackend
 from fastapi_broadcaster.channels import (
     Channel,
     ChannelTemplate,
     Options,
     SubscribeOptions,
     Subscription,
+    targets_of,
 )
 from fastapi_broadcaster.exceptions import (
     MessageTooLargeError,
     NotConnectedError,
-    SerializationError,
-    UnsupportedError,
 )
 from fastapi_broadcaster.history import Page
 from fastapi_broadcaster.messages import Message, Receipt
-from fastapi_broadcaster.serializers import TEXT, Codec
+from fastapi_broadcaster.serializers import TEXT, Codec, encode_text
 from fastapi_broadcaster.subscribers import Subscriber
 
 T = TypeVar("T", default=str)
 U = TypeVar("U")
-
-
-@dataclass(slots=True, frozen=True)
-class Health:
-    """How a broadcaster is. `since` is when `state` began, `last_error` the last lost connection."""
-
-    state: State
-    backend: str
-    since: datetime
-    last_error: str | None
-    subscribers: int
-    reconnects: int
 
 
 class Broadcaster:
@@ -105,6 +93,11 @@ class Broadcaster:
         """Whether the backend keeps a log; known before connecting."""
         return isinstance(self.backend, HistoryBackend)
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop it is connected on, None while it is not."""
+        return self._engine.loop if self._engine is not None else None
+
     # -- life -------------------------------------------------------------------------------
 
     async def connect(self) -> None:
@@ -141,8 +134,7 @@ class Broadcaster:
     ) -> None:
         await self.disconnect()
 
-    @asynccontextmanager
-    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+    def lifespan(self, app: Any) -> AbstractAsyncContextManager[None]:
         """`FastAPI(lifespan=broadcaster.lifespan)`: connect, serve, end the streams, disconnect.
 
         Sets `state.broadcaster` on the app and on the apps mounted in it, unless another
@@ -150,21 +142,7 @@ class Broadcaster:
         """
         for check in self.startup_checks:
             check(self, app)
-        states = [state for state in _states(app) if not hasattr(state, "broadcaster")]
-        loop = asyncio.get_running_loop()
-        async with self:
-            for state in states:
-                state.broadcaster = self
-            try:
-                if self._handle_signals:
-                    with _signals.chained(lambda: loop.call_soon_threadsafe(self.drain)):
-                        yield
-                else:
-                    yield
-            finally:
-                self.drain()
-                for state in states:
-                    del state.broadcaster
+        return lifespan(self, app, handle_signals=self._handle_signals)
 
     def drain(self) -> Awaitable[None]:
         """End every stream at once: SSE with `retry:`, WebSocket with 1012, `async for` by ending.
@@ -184,18 +162,9 @@ class Broadcaster:
 
     def health(self) -> Health:
         """How it is now; never raises and never waits."""
-        engine, now = self._engine, datetime.now(UTC)
-        if engine is None:
-            return Health("disconnected", str(self.backend), now, None, 0, 0)
-        listener = engine.listener
-        return Health(
-            "draining" if engine.draining else listener.state,
-            str(self.backend),
-            datetime.fromtimestamp(listener.since, UTC),
-            str(listener.last_error) if listener.last_error is not None else None,
-            len(engine.hub.subscribers),
-            listener.reconnects,
-        )
+        if self._engine is not None:
+            return self._engine.health()
+        return Health("disconnected", str(self.backend), datetime.now(UTC))
 
     # -- channels ---------------------------------------------------------------------------
 
@@ -217,7 +186,7 @@ class Broadcaster:
 
     async def publish(self, channel: str, message: str | bytes) -> Receipt:
         """Publish text, or bytes, on a channel; see `Channel.publish` for typed ones."""
-        return await self._publish(self.check_name(channel), _text(message))
+        return await self._publish(self.check_name(channel), encode_text(message))
 
     def publish_sync(self, channel: str, message: str | bytes) -> Receipt:
         """As `publish`, for `def` handlers, threads and scripts; blocks the thread.
@@ -225,7 +194,7 @@ class Broadcaster:
         Runs on the broadcaster's loop, or on one of its own if it is not connected. Raises
         `RuntimeError` on that loop's thread.
         """
-        data = _text(message)
+        data = encode_text(message)
         return self._portal.run(lambda: self._publish(self.check_name(channel), data))
 
     @overload
@@ -261,34 +230,7 @@ class Broadcaster:
         "drop_newest", "latest" or "close"; `on_invalid=` "skip" or "raise". Entering it waits up
         to `subscribe_timeout`, then raises `BackendUnavailableError`.
         """
-        return Subscription(self, self._targets(channel, pattern), Options(**options))
-
-    def _targets(
-        self,
-        channel: "str | Channel[Any] | Sequence[str | Channel[Any]] | None",
-        pattern: ChannelTemplate[Any] | str | None,
-    ) -> tuple[Target, ...]:
-        if pattern is not None:
-            if channel is not None:
-                raise TypeError("subscribe to a channel or to a pattern, not to both")
-            if isinstance(pattern, ChannelTemplate):
-                return (Target(pattern.pattern, pattern.codec, is_pattern=True),)
-            return (Target(_names.check_name(pattern), TEXT, is_pattern=True),)
-        if channel is None:
-            raise TypeError("subscribe() wants a channel or pattern=")
-        chosen = [channel] if isinstance(channel, str | Channel) else channel
-        targets = {
-            target.name: target
-            for one in chosen
-            for target in [
-                Target(one.name, one.codec)
-                if isinstance(one, Channel)
-                else Target(self.check_name(one), TEXT)
-            ]
-        }
-        if not targets:
-            raise ValueError("subscribe() wants at least one channel")
-        return tuple(targets.values())
+        return Subscription(self, targets_of(self, channel, pattern), Options(**options))
 
     # -- what channels ask for --------------------------------------------------------------
 
@@ -299,27 +241,7 @@ class Broadcaster:
 
     def check_options(self, targets: tuple[Target, ...], options: Options) -> None:
         """Raise `UnsupportedError` for what this backend cannot do."""
-        pattern = any(target.is_pattern for target in targets)
-        if pattern and not isinstance(self.backend, PatternBackend):
-            raise UnsupportedError(f"{self.backend} cannot subscribe to patterns")
-        if pattern and options.wants_log:
-            raise UnsupportedError("history=, latest= and catch_up do not go with a pattern")
-        if options.wants_log and not self.has_history:
-            raise self._no_log()
-
-    def _no_log(self) -> UnsupportedError:
-        scheme = str(self.backend).partition(":")[0]
-        instead = {
-            "redis": "redis-stream://",
-            "rediss": "rediss-stream://",
-            "postgres": "postgres-stream://",
-            "postgresql": "postgres-stream://",
-            "amqp": "amqp-stream://",
-            "amqps": "amqp-stream://",
-        }.get(scheme, "memory:// or redis-stream://")
-        return UnsupportedError(
-            f"{self.backend} keeps no log, so there is no history: use {instead} for it"
-        )
+        check_options(self.backend, targets, options)
 
     async def publish_to(self, channel: Channel[T], message: T) -> Receipt:
         return await self._publish(channel.name, channel.codec.dumps(message))
@@ -345,7 +267,7 @@ class Broadcaster:
     ) -> Page[T]:
         log = self._running().log
         if log is None:
-            raise self._no_log()
+            raise no_log(self.backend)
         return await log.page(channel.name, channel.codec, limit=limit, before=before, after=after)
 
     async def open(
@@ -362,33 +284,6 @@ class Broadcaster:
         if self._engine.loop is not asyncio.get_running_loop():
             raise NotConnectedError("the broadcaster is connected on another event loop")
         return self._engine
-
-
-def _text(message: str | bytes) -> bytes:
-    if isinstance(message, bytes):
-        return message
-    if not isinstance(message, str):
-        raise SerializationError(
-            f"a plain channel carries str or bytes, not {type(message).__name__}: "
-            "declare a ChannelTemplate with that type"
-        )
-    return TEXT.dumps(message)
-
-
-def _states(app: Any) -> list[Any]:
-    """The `state` of an app and of every app mounted in it, however deep."""
-    found: list[Any] = []
-    waiting, seen = [app], set[int]()
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        if hasattr(one, "state"):
-            found.append(one.state)
-        waiting.extend(getattr(route, "app", None) for route in getattr(one, "routes", None) or ())
-        waiting.append(getattr(one, "app", None))
-    return found
 
 
 Broadcast = Broadcaster

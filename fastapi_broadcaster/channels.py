@@ -1,10 +1,10 @@
 """Channels: templates of their names, one channel's face, and the options of a subscription."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypedDict, cast
+from typing import Any, Generic, Protocol, TypedDict
 
 from pydantic.fields import FieldInfo
 from typing_extensions import TypeForm, TypeVar, Unpack
@@ -14,11 +14,14 @@ from fastapi_broadcaster._buffer import OVERFLOWS, Overflow
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.history import History, Page
 from fastapi_broadcaster.messages import Receipt
-from fastapi_broadcaster.serializers import Codec, Serializer
+from fastapi_broadcaster.serializers import TEXT, Codec, Serializer
 from fastapi_broadcaster.subscribers import OnInvalid, Subscriber
 
 T = TypeVar("T", default=str)
 T_co = TypeVar("T_co", covariant=True, default=str)
+
+
+_STR: Any = str  # the default type; a TypeVar's default has no runtime form
 
 
 class ChannelTemplate(Generic[T]):
@@ -32,7 +35,7 @@ class ChannelTemplate(Generic[T]):
     def __init__(
         self,
         name: str,
-        type: TypeForm[T] = cast(Any, str),
+        type: TypeForm[T] = _STR,
         *,
         serializer: Serializer[T] | None = None,
     ) -> None:
@@ -255,3 +258,24 @@ class Subscription(Generic[T]):
         if self._close is not None:
             self._close()
             self._close = None
+
+
+def targets_of(
+    host: Host,
+    channel: "str | Channel[Any] | Sequence[str | Channel[Any]] | None",
+    pattern: ChannelTemplate[Any] | str | None,
+) -> tuple[Target, ...]:
+    """Read what `subscribe` was given: channels, or one pattern."""
+    if pattern is not None:
+        if channel is not None:
+            raise TypeError("subscribe to a channel or to a pattern, not to both")
+        if isinstance(pattern, ChannelTemplate):
+            return (Target(pattern.pattern, pattern.codec, is_pattern=True),)
+        return (Target(_names.check_name(pattern), TEXT, is_pattern=True),)
+    if channel is None:
+        raise TypeError("subscribe() wants a channel or pattern=")
+    chosen = [channel] if isinstance(channel, str | Channel) else channel
+    channels = [Channel(host, one, TEXT) if isinstance(one, str) else one for one in chosen]
+    if not channels:
+        raise ValueError("subscribe() wants at least one channel")
+    return tuple({one.name: Target(one.name, one.codec) for one in channels}.values())

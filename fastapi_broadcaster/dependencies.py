@@ -138,7 +138,7 @@ class SubscriberDependency(Generic[T]):
             # The status of an event stream is 200 even so, else a browser never comes back:
             # whoever reads this subscriber gets the error.
             logger.warning("could not subscribe: %s", error)
-            yield Subscriber.failed(targets, error)
+            yield Subscriber[T].failed(targets, error)
             return
         try:
             yield subscriber

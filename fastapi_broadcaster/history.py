@@ -83,7 +83,8 @@ class Log:
             raise ValueError(f"limit must be 1 to {MAX_LIMIT}, not {limit}")
         if before is not None and after is not None:
             raise ValueError("give before= or after=, not both")
-        cursor = self.parse(id) if (id := before or after) is not None else None
+        place = before if before is not None else after
+        cursor = self.parse(place) if place is not None else None
         found = await self.read(
             channel,
             after=cursor if after is not None else None,

@@ -50,7 +50,7 @@ class Event(Generic[T]):
     message: T
     id: str | None = field(default=None, compare=False)
     time: datetime | None = field(default=None, compare=False)
-    params: Mapping[str, str] = field(default_factory=dict, compare=False)
+    params: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
 
 @dataclass(slots=True, frozen=True)

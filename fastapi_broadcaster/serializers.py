@@ -1,7 +1,6 @@
 """How the messages of a channel become bytes and come back."""
 
 import base64
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, cast
 
@@ -37,7 +36,7 @@ class TextSerializer:
     media_type = "text/plain"
 
     def dumps(self, message: str, /) -> bytes:
-        if not isinstance(message, str):
+        if not isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"a str is wanted, not {type(message).__name__}")
         return message.encode()
 
@@ -51,9 +50,9 @@ class BytesSerializer:
     media_type = "application/octet-stream"
 
     def dumps(self, message: bytes, /) -> bytes:
-        if not isinstance(message, bytes | bytearray | memoryview):
+        if not isinstance(message, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"bytes are wanted, not {type(message).__name__}")
-        return bytes(message)
+        return message
 
     def loads(self, data: bytes, /) -> bytes:
         return data
@@ -94,7 +93,7 @@ class ModelSerializer(Generic[T]):
 
 
 _TEXT, _BYTES, _JSON = TextSerializer(), BytesSerializer(), JSONSerializer()
-_UNTYPED = (Any, object, JsonValue)
+_UNTYPED: tuple[object, ...] = (Any, object, JsonValue)
 Params = Callable[[str], Mapping[str, str] | None]
 
 
@@ -112,20 +111,20 @@ class Codec(Generic[T]):
         *,
         params: Params | None = None,
     ) -> None:
-        self.type = type
-        self.raw = type in (str, bytes)
+        self.type: TypeForm[T] = type
+        form: object = type
+        self.raw = form is str or form is bytes
         self._adapter: TypeAdapter[T] | None = None
-        if type not in (str, bytes) and type not in _UNTYPED:
+        if not self.raw and form not in _UNTYPED:
             self._adapter = TypeAdapter[T](type)
         self.serializer = serializer or self._default_serializer()
         self.params: Params = params or (lambda channel: NO_PARAMS)
 
     def _default_serializer(self) -> Serializer[T]:
-        builtin: object
         if self._adapter is not None:
             return ModelSerializer(self._adapter)
-        builtin = {str: _TEXT, bytes: _BYTES}.get(cast(types.GenericAlias, self.type), _JSON)
-        return cast(Serializer[T], builtin)
+        builtins: dict[object, object] = {str: _TEXT, bytes: _BYTES}
+        return cast(Serializer[T], builtins.get(self.type, _JSON))
 
     def dumps(self, message: T) -> bytes:
         """Validate and encode for the broker; raises `SerializationError`."""
@@ -190,3 +189,15 @@ class Codec(Generic[T]):
 
 
 TEXT: Codec[str] = Codec(str)
+
+
+def encode_text(message: str | bytes) -> bytes:
+    """What a plain channel carries; raises `SerializationError` for anything else."""
+    if isinstance(message, bytes):
+        return message
+    if isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return TEXT.dumps(message)
+    raise SerializationError(
+        f"a plain channel carries str or bytes, not {type(message).__name__}: "
+        "declare a ChannelTemplate with that type"
+    )

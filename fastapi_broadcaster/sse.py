@@ -157,7 +157,7 @@ class _EventStream(Stream):
         event: str | None,
         **timing: float | None,
     ) -> None:
-        super().__init__(subscriber, send, **timing)  # type: ignore[arg-type]
+        super().__init__(subscriber, send, **timing)
         self._until = until
         self._name = b"event: %b\n" % event.encode() if event is not None else b""
         self._key = ("sse", event)  # of the frame with its id
@@ -189,8 +189,8 @@ class _EventStream(Stream):
         return _body(b": ping\n\n")
 
     def _frame(self, view: View[Any]) -> bytes:
-        frame: bytes | None = view.frames.get(self._key)
-        if frame is None:
+        frame: bytes = view.frames.get(self._key, b"")
+        if not frame:
             event = view.event
             assert event is not None
             if (data := view.frames.get("data")) is None:

@@ -5,7 +5,7 @@ import contextvars
 import logging
 import types
 from abc import ABC, abstractmethod
-from asyncio import _enter_task, _leave_task  # type: ignore[attr-defined]  # for task authors
+from asyncio import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]  # for task authors
 from collections.abc import Coroutine, Generator
 from typing import Any
 
@@ -50,6 +50,8 @@ class Stream(ABC):
         self._sent = 0.0  # loop time of the last send
         self._loop = asyncio.get_running_loop()
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._task: asyncio.Task[Any]  # set when it begins to write, before any flush
+        self._context: contextvars.Context
         self._parked: asyncio.Future[None] | None = None
         self._stuck: tuple[Coroutine[Any, Any, None], Any] | None = None
         self._failure: Exception | None = None
@@ -77,9 +79,10 @@ class Stream(ABC):
     async def run_beside(self, reading: Coroutine[Any, Any, None]) -> None:
         """Write in a task of its own while this one reads; either end ends both."""
         self._context = contextvars.copy_context()
-        writer = self._loop.create_task(self._write(), context=self._context)
+        writer = self._task = self._loop.create_task(self._write(), context=self._context)
+        scope = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as scope:
+            async with scope:
 
                 def stop_reading(_: "asyncio.Task[None]") -> None:
                     scope.reschedule(self._loop.time())
@@ -101,7 +104,6 @@ class Stream(ABC):
     # -- the stream's own task --------------------------------------------------------------
 
     async def _write(self) -> None:
-        self._task = asyncio.current_task()
         self._start_timers()
         self.subscriber.attach(self.flush)
         try:

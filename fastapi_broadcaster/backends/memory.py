@@ -206,9 +206,8 @@ def _several_workers() -> str:
     if (count := os.environ.get("WEB_CONCURRENCY", "")).isdigit() and int(count) > 1:
         return f"WEB_CONCURRENCY is {count}"
     if multiprocessing.parent_process() is not None:
-        arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
-        config = arguments.get("config") if isinstance(arguments, dict) else None
-        workers = getattr(config, "workers", None)
+        arguments: dict[str, object] = getattr(multiprocessing.current_process(), "_kwargs", {})
+        workers = getattr(arguments.get("config"), "workers", None)
         if isinstance(workers, int) and workers > 1:
             return f"the server runs {workers} workers"
     found = re.search(r"(?:^|\s)(?:--workers[ =]|-w ?)(\d+)", " ".join(sys.argv[1:]))

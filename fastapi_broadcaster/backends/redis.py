@@ -4,7 +4,15 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -43,15 +51,14 @@ _OURS = ("maint_", "orig_", "oss_", "himport", "event_dispatcher", "retry")
 def from_url(url: str) -> "RedisBackend":
     """Read a `redis://` or `rediss://` URL; options are those of redis-py's own URLs."""
     try:
-        options = dict(parse_url(url))
-        kind = options.pop("connection_class", Connection)
+        options: dict[str, Any] = dict(parse_url(url))
+        kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         options = {name: value for name, value in options.items() if name not in _POOL_OPTIONS}
-        backend = RedisBackend._of(kind, options)
+        return RedisBackend.of(kind, options)
     except TypeError as error:
         name = str(error).rpartition("argument ")[2]
         scheme = urlsplit(url).scheme
         raise ValueError(f"{scheme}://: unknown option {name} in the URL") from None
-    return backend
 
 
 class RedisBackend(PatternBackend):
@@ -63,7 +70,7 @@ class RedisBackend(PatternBackend):
 
     tags_patterns: ClassVar[bool] = True
 
-    def __init__(self, *, client: "Redis[Any]") -> None:
+    def __init__(self, *, client: Redis) -> None:
         pool = client.connection_pool
         options = {
             name: value
@@ -73,14 +80,15 @@ class RedisBackend(PatternBackend):
         self._setup(pool.connection_class, options)
 
     @classmethod
-    def _of(cls, kind: type[AbstractConnection], options: dict[str, Any]) -> "RedisBackend":
+    def of(cls, kind: type[AbstractConnection], options: dict[str, Any]) -> "RedisBackend":
+        """Make one from redis-py's connection class and its arguments."""
         backend = cls.__new__(cls)
         backend._setup(kind, options)
         return backend
 
     def _setup(self, kind: type[AbstractConnection], options: dict[str, Any]) -> None:
         self._kind = kind
-        self._options = {
+        self._options: dict[str, Any] = {
             "socket_timeout": 5.0,
             "socket_connect_timeout": 5.0,
             **options,
@@ -109,7 +117,7 @@ class RedisBackend(PatternBackend):
     async def connect(self) -> None:
         with self._errors():
             self._publishing = self._connection()
-            await self._publishing.connect()
+            await _open(self._publishing)
 
     async def disconnect(self) -> None:
         connection, self._publishing = self._publishing, None
@@ -119,7 +127,7 @@ class RedisBackend(PatternBackend):
             names.clear()
 
     @contextmanager
-    def _errors(self, *, maybe_published: bool = False) -> Iterator[None]:
+    def _errors(self, *, maybe_published: bool = False) -> Generator[None]:
         """Give the driver's errors our names."""
         try:
             yield
@@ -165,7 +173,7 @@ class RedisBackend(PatternBackend):
             if connection.is_connected and await connection.can_read():
                 await connection.disconnect(nowait=True)  # only an end can be read here
             if not connection.is_connected:
-                await connection.connect()
+                await _open(connection)
         except (RedisError, OSError) as error:
             raise ConnectionLostError(f"{self} is not reachable: {error}") from error
         return connection
@@ -204,7 +212,7 @@ class RedisBackend(PatternBackend):
     async def listen(self) -> AsyncIterator[Sequence[Message | Gap]]:
         connection = self._connection()
         try:
-            await connection.connect()
+            await _open(connection)
         except (RedisError, OSError) as error:
             raise ConnectionLostError(f"{self} is not reachable: {error}") from error
         listening = self._listening = _Listening(
@@ -294,7 +302,7 @@ class _Listening:
 
     async def _read(self) -> None:
         """Read without end; what one read of the socket brought becomes one batch."""
-        read = self._connection.read_response
+        read: Callable[..., Awaitable[Any]] = self._connection.read_response
         while True:
             try:
                 answer = await read(timeout=math.inf, disconnect_on_error=False, push_request=True)
@@ -302,10 +310,9 @@ class _Listening:
                 self._refused(error)
                 continue
             self._last = time.monotonic()
-            if isinstance(answer, list):
-                self._take(answer)
+            self._take(answer)
 
-    def _take(self, answer: list[Any]) -> None:
+    def _take(self, answer: Any) -> None:
         match answer:
             case [b"message", bytes(channel), bytes(data)]:
                 self._heard.append(Message(_text(channel), data))
@@ -362,6 +369,10 @@ class _Listening:
             task.cancel()
         await asyncio.wait(self._tasks)
         await self._connection.disconnect(nowait=True)
+
+
+async def _open(connection: Any) -> None:
+    await connection.connect()  # without annotations in redis-py
 
 
 def _text(name: bytes) -> str:

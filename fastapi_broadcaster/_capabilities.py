@@ -1,0 +1,32 @@
+"""What a backend can do for a subscription, known before it connects."""
+
+from fastapi_broadcaster._targets import Target
+from fastapi_broadcaster.backends.base import Backend, HistoryBackend, PatternBackend
+from fastapi_broadcaster.channels import Options
+from fastapi_broadcaster.exceptions import UnsupportedError
+
+_INSTEAD = {
+    "redis": "redis-stream://",
+    "rediss": "rediss-stream://",
+    "postgres": "postgres-stream://",
+    "postgresql": "postgres-stream://",
+    "amqp": "amqp-stream://",
+    "amqps": "amqp-stream://",
+}
+
+
+def check_options(backend: Backend, targets: tuple[Target, ...], options: Options) -> None:
+    """Raise `UnsupportedError` for what this backend cannot do."""
+    if any(target.is_pattern for target in targets):
+        if not isinstance(backend, PatternBackend):
+            raise UnsupportedError(f"{backend} cannot subscribe to patterns")
+        if options.wants_log:
+            raise UnsupportedError("history=, latest= and catch_up do not go with a pattern")
+    if options.wants_log and not isinstance(backend, HistoryBackend):
+        raise no_log(backend)
+
+
+def no_log(backend: Backend) -> UnsupportedError:
+    """Say that there is no history, and which URL has one."""
+    instead = _INSTEAD.get(str(backend).partition(":")[0], "memory:// or redis-stream://")
+    return UnsupportedError(f"{backend} keeps no log, so there is no history: use {instead} for it")

@@ -1,0 +1,58 @@
+"""The lifespan of an app: connect, let it serve, end its streams, disconnect."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any, Protocol
+
+from fastapi_broadcaster import _signals
+
+
+class Connectable(Protocol):
+    """The part of a broadcaster that a lifespan needs."""
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self) -> None: ...
+
+    def drain(self) -> Any: ...
+
+
+@asynccontextmanager
+async def lifespan(
+    broadcaster: Connectable, app: Any, *, handle_signals: bool
+) -> AsyncGenerator[None]:
+    """See `Broadcaster.lifespan`."""
+    states = [state for state in _states(app) if not hasattr(state, "broadcaster")]
+    loop = asyncio.get_running_loop()
+
+    def drain() -> None:
+        loop.call_soon_threadsafe(broadcaster.drain)
+
+    await broadcaster.connect()
+    for state in states:
+        state.broadcaster = broadcaster
+    try:
+        with _signals.chained(drain) if handle_signals else nullcontext():
+            yield
+    finally:
+        broadcaster.drain()
+        for state in states:
+            del state.broadcaster
+        await broadcaster.disconnect()
+
+
+def _states(app: Any) -> list[Any]:
+    """The `state` of an app and of every app mounted in it, however deep."""
+    found: list[Any] = []
+    waiting, seen = [app], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if hasattr(one, "state"):
+            found.append(one.state)
+        waiting.extend(getattr(route, "app", None) for route in getattr(one, "routes", None) or ())
+        waiting.append(getattr(one, "app", None))
+    return found
