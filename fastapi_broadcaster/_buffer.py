@@ -18,46 +18,56 @@ class Buffer:
     the place where the messages would have stood. Gaps do not count as messages.
     """
 
-    __slots__ = ("_before", "_conflating", "_gaps", "_items", "_skipped", "overflow", "size")
+    __slots__ = (
+        "_before",
+        "_conflating",
+        "_gaps",
+        "_plain",
+        "_skipped",
+        "items",
+        "overflow",
+        "size",
+    )
 
     def __init__(self, size: int, overflow: Overflow) -> None:
         self.size = size
         self.overflow: Overflow = overflow
-        self._items: deque[Item] = deque()
+        self.items: deque[Item] = deque()
         self._gaps = 0  # gaps among the items
         self._before: list[Gap] = []  # gaps that stand before the oldest item
         self._skipped: dict[str, int] = {}  # dropped behind the newest item, per channel
         self._conflating = False
-
-    def __bool__(self) -> bool:
-        return bool(self._items or self._before or self._skipped)
+        self._plain = True  # none of the above: the common case
 
     def put(self, item: Item) -> bool:
         """Add an item; False when it does not fit and the overflow is the reader's to settle."""
-        items = self._items
+        if self._plain and len(self.items) < self.size and not isinstance(item, Gap):
+            self.items.append(item)
+            return True
+        self._plain = False
         if isinstance(item, Gap):
             self._put_gap(item)
-            return True
-        if len(items) - self._gaps < self.size and not self._conflating:
+        elif len(self.items) - self._gaps >= self.size or self._conflating:
+            return self._put_over(item)
+        else:
             if self._skipped:
                 self._settle_skipped()
-            items.append(item)
-            return True
-        return self._put_over(item)
+            self.items.append(item)
+        return True
 
     def _put_gap(self, gap: Gap) -> None:
         if self._skipped:
             self._settle_skipped()
-        if self._items and self._items[-1] == gap:
+        if self.items and self.items[-1] == gap:
             return  # told already, at this very place
-        self._items.append(gap)
+        self.items.append(gap)
         self._gaps += 1
 
     def _put_over(self, item: Delivery) -> bool:
         match self.overflow:
             case "drop_oldest":
                 self._drop_oldest()
-                self._items.append(item)
+                self.items.append(item)
             case "drop_newest":
                 channel = item.message.channel
                 self._skipped[channel] = self._skipped.get(channel, 0) + 1
@@ -69,7 +79,7 @@ class Buffer:
 
     def _drop_oldest(self) -> None:
         while True:
-            oldest = self._items.popleft()
+            oldest = self.items.popleft()
             if isinstance(oldest, Gap):
                 self._gaps -= 1
                 self._tell_before(oldest)
@@ -81,7 +91,7 @@ class Buffer:
         """Keep the newest message of each channel until the reader has caught up."""
         self._conflating = True
         newest: dict[str, Delivery] = {}
-        for old in (*self._items, item):
+        for old in (*self.items, item):
             if isinstance(old, Gap):
                 self._tell_before(old)
                 continue
@@ -93,7 +103,7 @@ class Buffer:
             channel = next(iter(newest))
             del newest[channel]
             self._tell_before(Gap(channel, "slow", 1))
-        self._items = deque(newest.values())
+        self.items = deque(newest.values())
         self._gaps = 0
 
     def _tell_before(self, gap: Gap) -> None:
@@ -108,19 +118,26 @@ class Buffer:
 
     def _settle_skipped(self) -> None:
         for channel, missed in self._skipped.items():
-            self._items.append(Gap(channel, "slow", missed))
+            self.items.append(Gap(channel, "slow", missed))
             self._gaps += 1
         self._skipped.clear()
 
     def take(self) -> Item | None:
         """The oldest item, None when nothing waits."""
+        if self._plain:
+            return self.items.popleft() if self.items else None
+        item = self._take_special()
+        self._plain = not (self._before or self._gaps or self._skipped or self._conflating)
+        return item
+
+    def _take_special(self) -> Item | None:
         if self._before:
             return self._before.pop(0)
-        if self._items:
-            item = self._items.popleft()
-            if isinstance(item, Gap):
+        if self.items:
+            item = self.items.popleft()
+            if self._gaps and isinstance(item, Gap):
                 self._gaps -= 1
-            if not self._items:
+            if self._conflating and not self.items:
                 self._conflating = False
             return item
         if self._skipped:
@@ -130,8 +147,9 @@ class Buffer:
 
     def clear(self) -> None:
         """Forget everything; the caller knows another way to it."""
-        self._items.clear()
+        self.items.clear()
         self._before.clear()
         self._skipped.clear()
         self._gaps = 0
         self._conflating = False
+        self._plain = True

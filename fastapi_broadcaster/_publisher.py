@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from fastapi_broadcaster.backends.base import Backend, Outcome
@@ -61,15 +61,19 @@ class Publisher:
         self._ahead += 1
         if self._ahead >= _AHEAD:
             await self._yield()
-        deadline = asyncio.get_running_loop().time() + self._timeout
         if self._busy or self._waiting:
-            return await self._join(_Waiting(message, deadline))
+            return await self._join(_Waiting(message, self._deadline()))
         self._busy = True
         try:
-            [outcome] = await self._send([message], deadline)
+            [outcome] = await self._send(lambda: [message])
         finally:
             self._next()
-        return _result(outcome)
+        if isinstance(outcome, BackendError):
+            raise outcome
+        return outcome
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout
 
     async def _yield(self) -> None:
         """Let the listener, and then its subscribers, have their turn of the loop."""
@@ -89,6 +93,9 @@ class Publisher:
 
     def _next(self) -> None:
         """Send what has come together meanwhile."""
+        if not self._waiting:
+            self._busy = False
+            return
         batch: list[_Waiting] = []
         while self._waiting and len(batch) < self._most:
             waiting = self._waiting.popleft()
@@ -100,15 +107,17 @@ class Publisher:
 
     async def _send_batch(self, batch: list[_Waiting]) -> None:
         try:
-            messages = [waiting.message for waiting in batch]
-            outcomes = await self._send(messages, min(waiting.deadline for waiting in batch))
-            for waiting, outcome in zip(batch, outcomes, strict=True):
-                if waiting.future.done():
-                    continue
-                if isinstance(outcome, BackendError):
-                    waiting.future.set_exception(outcome)
-                else:
-                    waiting.future.set_result(outcome)
+            while batch := [waiting for waiting in batch if not waiting.future.done()]:
+                try:
+                    await self._send_together(batch)
+                except BackendUnavailableError as error:
+                    now = asyncio.get_running_loop().time()
+                    late = [waiting for waiting in batch if waiting.deadline <= now]
+                    if error.maybe_published or not late:
+                        raise
+                    for waiting in late:  # the others have time left
+                        if not waiting.future.done():
+                            waiting.future.set_exception(error)
         except BaseException as error:
             closing = BackendUnavailableError(
                 "the broadcaster was disconnected while it published", maybe_published=True
@@ -122,16 +131,39 @@ class Publisher:
         finally:
             self._next()
 
-    async def _send(self, messages: list[Message], deadline: float) -> "list[Outcome]":
+    async def _send_together(self, batch: list[_Waiting]) -> None:
+        """Send for all of them but those who have been cancelled until it leaves."""
+        left: list[_Waiting] = []
+
+        def messages() -> list[Message]:
+            left[:] = [waiting for waiting in batch if not waiting.future.done()]
+            return [waiting.message for waiting in left]
+
+        outcomes = await self._send(messages, min(waiting.deadline for waiting in batch))
+        for waiting, outcome in zip(left, outcomes, strict=True):
+            if waiting.future.done():
+                continue
+            if isinstance(outcome, BackendError):
+                waiting.future.set_exception(outcome)
+            else:
+                waiting.future.set_result(outcome)
+
+    async def _send(
+        self, messages: Callable[[], list[Message]], deadline: float | None = None
+    ) -> Sequence[Outcome]:
         """Wait for a live connection, then send once; again only if nothing has left."""
         lost: ConnectionLostError | None = None
+        if deadline is None and not self._gate.is_open():
+            deadline = self._deadline()
         while True:
-            if not self._gate.is_open():
+            if deadline is not None and not self._gate.is_open():
                 await self._until(deadline, self._gate.wait_open, lost)
+            leaving = messages()
             try:
-                return list(await self._backend.publish(messages))
+                return await self._backend.publish(leaving) if leaving else ()
             except ConnectionLostError as error:
                 lost = error
+                deadline = self._deadline() if deadline is None else deadline
             await self._until(deadline, lambda: asyncio.sleep(_PAUSE), lost)
 
     async def _until(
@@ -159,9 +191,3 @@ class Publisher:
         if self._batch is not None and not self._batch.done():
             self._batch.cancel()
             await asyncio.wait([self._batch])
-
-
-def _result(outcome: Outcome) -> Position | None:
-    if isinstance(outcome, BackendError):
-        raise outcome
-    return outcome

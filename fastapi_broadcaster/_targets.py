@@ -62,24 +62,20 @@ class Targets:
     def _first(self, channel: str) -> Target:
         return next(target for target in self._targets if target.hears(channel))
 
-    def is_ahead(self, delivery: Delivery) -> bool:
-        """Whether the reader has not yet had this message."""
-        position = delivery.message.position
-        if position is None:
+    def advance(self, delivery: Delivery, *, replayed: bool) -> bool:
+        """Move the cursor behind a message; False if the reader has had it already."""
+        message = delivery.message
+        position = message.position
+        if position is None or self._format is None:
             return True
-        cursor = self.cursors.get(delivery.message.channel)
-        return cursor is None or position[1] > cursor.get(position[0], -1)
-
-    def advance(self, delivery: Delivery) -> None:
-        if self._format is None:
-            return
-        channel = delivery.message.channel
+        source, key = position
+        cursor = self.cursors.get(message.channel, {})
+        if not replayed and key <= cursor.get(source, -1):
+            return False
         self.pending = False
-        cursor = delivery.cursor
-        if len(cursor) > 1 and delivery.message.position is not None:
-            source, key = delivery.message.position
-            cursor = {**self.cursors.get(channel, {}), source: key}
-        self.cursors[channel] = cursor
+        moved = delivery.cursor
+        self.cursors[message.channel] = moved if len(moved) == 1 else {**cursor, source: key}
+        return True
 
     def id(self) -> str | None:
         """The public form of the cursor."""

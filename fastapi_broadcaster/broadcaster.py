@@ -260,7 +260,7 @@ class Broadcaster:
         id = None
         if position is not None and isinstance(self.backend, HistoryBackend):
             id = self.backend.format(dict([position]))
-        return Receipt.model_construct(channel=channel, id=id)
+        return Receipt(channel=channel, id=id)
 
     async def page_of(
         self, channel: Channel[T], *, limit: int, before: str | None, after: str | None

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -18,18 +18,13 @@ logger = logging.getLogger("fastapi_broadcaster")
 
 
 class View(Generic[T]):
-    """One message as one codec sees it.
+    """One message as one codec sees it, with whatever frames a transport has built of it."""
 
-    `event` is None when the data does not validate (`error` says why) or when the channel is not
-    the template's (`error` is None). `frames` holds whatever a transport has built of it.
-    """
+    __slots__ = ("event", "frames")
 
-    __slots__ = ("error", "event", "frames")
-
-    def __init__(self, event: Event[T] | None, error: SerializationError | None) -> None:
+    def __init__(self, event: Event[T], frames: dict[object, Any]) -> None:
         self.event = event
-        self.error = error
-        self.frames: dict[object, Any] = {}
+        self.frames = frames
 
 
 class Delivery:
@@ -47,38 +42,41 @@ class Delivery:
         self.cursor = cursor
         self._format = format
         self._codec: Codec[Any] | None = None
-        self._view: View[Any] | None = None
-        self._others: dict[Codec[Any], View[Any]] | None = None
+        self._view: Any = None
+        self._others: dict[Codec[Any], Any] | None = None
 
-    def view(self, codec: Codec[T]) -> View[T]:
-        """Decode once per codec, however many subscribers ask."""
-        if self._codec is codec:
-            return cast(View[T], self._view)
+    def view(self, codec: Codec[T]) -> View[T] | SerializationError | None:
+        """Decode once per codec, however many subscribers ask.
+
+        An error for data that does not validate, None for a channel that is not the template's.
+        """
         if self._codec is None:
             self._codec = codec
-            view = self._view = self._decode(codec)
+            self._view = self._decode(codec)
+        if self._codec is codec:
+            view: View[T] | SerializationError | None = self._view
             return view
         if self._others is None:
             self._others = {}
-        other = self._others.get(codec)
-        if other is None:
-            other = self._others[codec] = self._decode(codec)
-        return cast(View[T], other)
+        if codec not in self._others:
+            self._others[codec] = self._decode(codec)
+        other: View[T] | SerializationError | None = self._others[codec]
+        return other
 
-    def _decode(self, codec: Codec[T]) -> View[T]:
+    def _decode(self, codec: Codec[T]) -> View[T] | SerializationError | None:
         message = self.message
         params: Mapping[str, str] | None = codec.params(message.channel)
         if params is None:
-            return View(None, None)
+            return None
         try:
             value = codec.loads(message.data)
         except SerializationError as error:
             _complaints.log(message.channel, error)
-            return View(None, error)
+            return error
         id = self._format(self.cursor) if self._format is not None and self.cursor else None
         moment = message.time
         at = None if moment is None else datetime.fromtimestamp(moment, UTC)
-        return View(Event(message.channel, value, id, at, params), None)
+        return View(Event(message.channel, value, id, at, params), {})
 
 
 class _Complaints:

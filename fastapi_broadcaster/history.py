@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from fastapi_broadcaster.backends.base import HistoryBackend
-from fastapi_broadcaster.deliveries import Delivery
+from fastapi_broadcaster.deliveries import Delivery, View
 from fastapi_broadcaster.exceptions import (
     BackendUnavailableError,
     ConnectionLostError,
@@ -94,7 +94,7 @@ class Log:
         more = len(found) > limit
         chosen = found[:limit] if after is not None else found[-limit:]
         older, newer = (True, more) if after is not None else (more, before is not None)
-        events = [event for one in chosen if (event := one.view(codec).event) is not None]
+        events = [view.event for one in chosen if isinstance(view := one.view(codec), View)]
         return Page[T](
             items=events,
             previous=self.format(chosen[0].cursor) if chosen and older else None,

@@ -175,12 +175,11 @@ class _EventStream(Stream):
             frame = self._gap(item) if isinstance(item, Gap) else self._frame(item)
             chunks.append(frame)
             size += len(frame)
-            if self._until is not None and not isinstance(item, Gap):
-                assert item.event is not None
-                if self._until(item.event.message):
-                    self.finished = True
-                    chunks.append(b"event: end\nid: %b\ndata:\n\n" % END.encode())
-                    break
+            until = self._until
+            if until is not None and isinstance(item, View) and until(item.event.message):
+                self.finished = True
+                chunks.append(b"event: end\nid: %b\ndata:\n\n" % END.encode())
+                break
         if not chunks:
             return None
         return _body(chunks[0] if len(chunks) == 1 else b"".join(chunks))
@@ -192,7 +191,6 @@ class _EventStream(Stream):
         frame: bytes = view.frames.get(self._key, b"")
         if not frame:
             event = view.event
-            assert event is not None
             if (data := view.frames.get("data")) is None:
                 codec = self.subscriber.targets.codec_of(event.channel)
                 data = view.frames["data"] = b"data: %b\n\n" % codec.to_json(event.message)

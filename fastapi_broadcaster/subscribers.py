@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 
 from fastapi_broadcaster._buffer import Buffer, Item, Overflow
 from fastapi_broadcaster._targets import Target, Targets
-from fastapi_broadcaster.deliveries import Delivery, View
+from fastapi_broadcaster.deliveries import View
 from fastapi_broadcaster.exceptions import (
     SerializationError,
     SlowSubscriberError,
@@ -91,16 +91,16 @@ class Subscriber(Generic[T]):
         Raises `Unsubscribed` at the end of the subscription, `SlowSubscriberError` with
         `overflow="close"`, `SerializationError` with `on_invalid="raise"`.
         """
-        while True:
-            item = await self._next()
-            if not isinstance(item, Gap):
-                return item
+        while isinstance(item := await self._next(), Gap):
+            pass
+        return item.event
 
     async def stream(self) -> AsyncIterator[Event[T] | Gap]:
         """Yield events, and a `Gap` at each place where messages may be missing."""
         try:
             while True:
-                yield await self._next()
+                item = await self._next()
+                yield item if isinstance(item, Gap) else item.event
         except Unsubscribed:
             return
 
@@ -109,7 +109,9 @@ class Subscriber(Generic[T]):
 
     async def __anext__(self) -> Event[T]:
         try:
-            return await self.get()
+            while isinstance(item := await self._next(), Gap):
+                pass
+            return item.event
         except Unsubscribed:
             raise StopAsyncIteration from None
 
@@ -130,7 +132,7 @@ class Subscriber(Generic[T]):
         if not self.live:
             return
         buffer = self._buffer
-        if not buffer:
+        if not buffer.items:
             touched.append(self)  # type: ignore[arg-type]  # read-only there
         if not buffer.put(item):
             self._spill()
@@ -198,39 +200,28 @@ class Subscriber(Generic[T]):
 
         Raises `SerializationError` with `on_invalid="raise"`.
         """
+        targets = self.targets
         while True:
-            if self._page:
+            if replayed := bool(self._page):
                 item: Item | None = self._page.popleft()
-                replayed = True
             elif self.behind or (item := self._buffer.take()) is None:
                 return None
-            else:
-                replayed = False
             if isinstance(item, Gap):
                 self.gaps += 1
                 return item
             assert item is not None
-            if (replayed or self.targets.is_ahead(item)) and (view := self._accept(item)):
-                return view
+            if targets.advance(item, replayed=replayed):
+                view = item.view(targets.codec_of(item.message.channel))
+                if isinstance(view, View):
+                    if targets.composite:
+                        view = View(replace(view.event, id=targets.id()), view.frames)
+                    if not self._predicates or self._is_wanted(view.event):
+                        return view
+                elif view is not None:
+                    self._refuse(view)
 
-    def _accept(self, delivery: Delivery) -> View[T] | None:
-        targets = self.targets
-        targets.advance(delivery)
-        view: View[T] = delivery.view(targets.codec_of(delivery.message.channel))
-        event = view.event
-        if event is None:
-            if view.error is not None:
-                self._refuse(view.error)
-            return None
-        if targets.composite:
-            shared, view = view, View(replace(event, id=targets.id()), None)
-            view.frames = shared.frames
-            assert view.event is not None
-            event = view.event
-        for predicate in self._predicates:
-            if not predicate(event):
-                return None
-        return view
+    def _is_wanted(self, event: Event[T]) -> bool:
+        return all(predicate(event) for predicate in self._predicates)
 
     def _refuse(self, error: SerializationError) -> None:
         self.invalid += 1
@@ -239,21 +230,17 @@ class Subscriber(Generic[T]):
             self.error = error
             raise error
 
-    async def _next(self) -> Event[T] | Gap:
+    async def _next(self) -> View[T] | Gap:
         if self._reading or self._sink is not None:
             raise RuntimeError("this subscriber has a reader already")
         while True:
-            item = self.take()
-            if isinstance(item, Gap):
+            if (item := self.take()) is not None:
                 return item
-            if item is not None:
-                assert item.event is not None
-                return item.event
             if self.ended:
                 raise self.error or Unsubscribed("the subscription has ended")
             self._reading = True
             try:
-                await self._more()
+                await (self.read_page() if self.behind else self._wait())
             finally:
                 self._reading = False
 
@@ -269,10 +256,7 @@ class Subscriber(Generic[T]):
         if not reading.cancelled():
             reading.result()
 
-    async def _more(self) -> None:
-        if self.behind:
-            await self.read_page()
-            return
+    async def _wait(self) -> None:
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
             await waiter

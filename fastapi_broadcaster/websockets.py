@@ -165,7 +165,6 @@ class _FrameStream(Stream):
         frame: str | bytes | None = view.frames.get("bare")
         if frame is None:
             event = view.event
-            assert event is not None
             codec = self.subscriber.targets.codec_of(event.channel)
             frame = event.message if codec.raw else codec.to_json(event.message).decode()
             view.frames["bare"] = frame
@@ -189,7 +188,6 @@ class _FrameStream(Stream):
         frame: bytes | None = None if composite else view.frames.get("envelope")
         if frame is None:
             event = view.event
-            assert event is not None
             codec = self.subscriber.targets.codec_of(event.channel)
             frame = b'{"type":"message","channel":%b,"id":%b,"message":%b}' % (
                 orjson.dumps(event.channel),

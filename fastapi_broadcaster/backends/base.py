@@ -31,6 +31,8 @@ class Backend(ABC):
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         """Hand a batch to the broker, in order; one outcome per message, in the same order.
 
+        The messages are this call's to keep and to complete.
+
         An outcome is the position (None without a log), or the error of that one message. Raises
         `ConnectionLostError` when surely nothing has left: it is then called again. Raises
         `BackendUnavailableError(maybe_published=True)` when something may have left: that is

@@ -91,9 +91,14 @@ class MemoryBackend(HistoryBackend, PatternBackend):
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         now, at = time.monotonic(), time.time()
-        return [self._append(message, now, at).position for message in messages]
+        for message in messages:
+            self._append(message, now, at)
+        if self._wake is not None and self._heard:
+            self._wake.set()
+        self._drop_idle(now)
+        return [message.position for message in messages]
 
-    def _append(self, message: Message, now: float, at: float) -> Message:
+    def _append(self, message: Message, now: float, at: float) -> None:
         channel = message.channel
         ring = self._rings.get(channel)
         if ring is None:
@@ -103,16 +108,13 @@ class MemoryBackend(HistoryBackend, PatternBackend):
         self._counter += 1
         ring.count += 1
         ring.used = now
-        kept = Message(channel, message.data, ("", self._key(self._counter, ring)), None, at)
-        ring.messages.append(kept)
+        message.position = ("", self._counter << _SHIFT | ring.count & _LOW)
+        message.time = at
+        ring.messages.append(message)
         if len(ring.messages) > self.size:
             ring.floor = _key_of(ring.messages.popleft())
         if channel in self._channels or self._patterns:
-            self._heard.append(kept)
-            if self._wake is not None:
-                self._wake.set()
-        self._drop_idle(now)
-        return kept
+            self._heard.append(message)
 
     def _key(self, counter: int, ring: _Ring | None) -> int:
         return counter << _SHIFT | (ring.count & _LOW if ring is not None else 0)

@@ -14,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
@@ -302,7 +302,7 @@ class _Listening:
 
     async def _read(self) -> None:
         """Read without end; what one read of the socket brought becomes one batch."""
-        read: Callable[..., Awaitable[Any]] = self._connection.read_response
+        read = cast("Callable[..., Awaitable[Any]]", self._connection.read_response)
         while True:
             try:
                 answer = await read(timeout=math.inf, disconnect_on_error=False, push_request=True)
