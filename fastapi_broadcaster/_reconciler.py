@@ -25,7 +25,7 @@ class _Kind:
         self.subscribe = subscribe
         self.unsubscribe = unsubscribe
         self.actual: set[str] = set()
-        self.stale: set[str] = set()  # live in an earlier generation, not yet known to this one
+        self.stale: set[str] = set()  # may be live, or remembered from an earlier generation
 
     def unwanted(self) -> list[str]:
         return [name for name in self.actual | self.stale if name not in self.table]
@@ -102,13 +102,18 @@ class Reconciler:
         if names:
             kind.actual.difference_update(names)
             kind.stale.difference_update(names)
-            await kind.unsubscribe(names)
+            try:
+                await kind.unsubscribe(names)
+            except ConnectionLostError:
+                kind.stale.update(names)  # the backend may remember them
+                raise
 
     async def _subscribe(self, kind: _Kind) -> None:
         entries = kind.missing()
         if not entries:
             return
         generation = self._generation
+        kind.stale.update(entries)
         try:
             cursors = await kind.subscribe(list(entries))
         except ConnectionLostError:

@@ -101,12 +101,17 @@ class Broadcaster:
     # -- life -------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Connect on the running loop; does nothing if it is connected already.
+        """Connect on the running loop; does nothing if it is connected there already.
 
-        Raises `BackendUnavailableError` within `connect_timeout`.
+        Raises `BackendUnavailableError` within `connect_timeout`, `RuntimeError` while it is
+        connected on another loop that still runs.
         """
+        await self._portal.hand_over()
+        if self.loop is not None and self.loop is not asyncio.get_running_loop():
+            if not self.loop.is_closed():
+                raise RuntimeError("the broadcaster is connected on another event loop")
+            self._engine = None  # its loop went without a disconnect
         if self._engine is None:
-            await self._portal.hand_over()
             self._engine = engine = Engine(self.backend, self._settings)
             try:
                 await engine.start()

@@ -18,8 +18,6 @@ Position = tuple[str, int]
 Cursor = Mapping[str, int]
 """Where a reader stands in a channel, source -> key; `{}` is the start of the log."""
 
-NO_PARAMS: Mapping[str, str] = {}
-
 
 @dataclass(slots=True)
 class Message:

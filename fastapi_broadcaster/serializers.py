@@ -10,7 +10,6 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from typing_extensions import TypeForm, TypeVar
 
 from fastapi_broadcaster.exceptions import SerializationError
-from fastapi_broadcaster.messages import NO_PARAMS
 
 T = TypeVar("T")
 
@@ -118,7 +117,7 @@ class Codec(Generic[T]):
         if not self.raw and form not in _UNTYPED:
             self._adapter = TypeAdapter[T](type)
         self.serializer = serializer or self._default_serializer()
-        self.params: Params = params or (lambda channel: NO_PARAMS)
+        self.params: Params = params or (lambda channel: {})
 
     def _default_serializer(self) -> Serializer[T]:
         if self._adapter is not None:

@@ -80,18 +80,19 @@ class Stream(ABC):
         """Write in a task of its own while this one reads; either end ends both."""
         self._context = contextvars.copy_context()
         writer = self._task = self._loop.create_task(self._write(), context=self._context)
-        scope = asyncio.timeout(None)
+        scope, read = asyncio.timeout(None), False
+
+        def stop_reading(_: "asyncio.Task[None]") -> None:
+            if not read:
+                scope.reschedule(self._loop.time())
+
+        writer.add_done_callback(stop_reading)
         try:
             async with scope:
-
-                def stop_reading(_: "asyncio.Task[None]") -> None:
-                    scope.reschedule(self._loop.time())
-
-                writer.add_done_callback(stop_reading)
                 try:
                     await reading
                 finally:
-                    writer.remove_done_callback(stop_reading)
+                    read = True
         except TimeoutError:
             if not scope.expired():
                 raise
