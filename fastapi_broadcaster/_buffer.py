@@ -23,6 +23,7 @@ class Buffer:
         "_conflating",
         "_gaps",
         "_plain",
+        "_replayed",
         "_skipped",
         "items",
         "overflow",
@@ -37,6 +38,7 @@ class Buffer:
         self._before: list[Gap] = []  # gaps that stand before the oldest item
         self._skipped: dict[str, int] = {}  # dropped behind the newest item, per channel
         self._conflating = False
+        self._replayed: dict[tuple[str, str], int] = {}  # what the reader has from the log
         self._plain = True  # none of the above: the common case
 
     def put(self, item: Item) -> bool:
@@ -46,21 +48,27 @@ class Buffer:
             return True
         self._plain = False
         if isinstance(item, Gap):
+            self._settle_skipped()
             self._put_gap(item)
+        elif self._replayed and self._was_replayed(item):
+            return True
         elif len(self.items) - self._gaps >= self.size or self._conflating:
             return self._put_over(item)
         else:
-            if self._skipped:
-                self._settle_skipped()
+            self._settle_skipped()
             self.items.append(item)
         return True
 
     def _put_gap(self, gap: Gap) -> None:
-        if self._skipped:
-            self._settle_skipped()
-        if self.items and self.items[-1] == gap:
-            return  # told already, at this very place
-        self.items.append(gap)
+        """Tell it behind the newest message; once, however often it comes."""
+        items = self.items
+        at = len(items) - 1
+        while at >= 0 and isinstance(told := items[at], Gap):
+            if (told.channel, told.reason) == (gap.channel, gap.reason):
+                items[at] = _sum(told, gap)
+                return
+            at -= 1
+        items.append(gap)
         self._gaps += 1
 
     def _put_over(self, item: Delivery) -> bool:
@@ -77,6 +85,28 @@ class Buffer:
                 return False
         return True
 
+    def skip(self, replayed: dict[tuple[str, str], int]) -> None:
+        """Let go of what the log gave, by channel and source up to a key, now and when it comes.
+
+        The reader has it, so it takes no room here and is not missing.
+        """
+        items, self.items = self.items, deque()
+        self._gaps = 0
+        self._replayed = replayed
+        self._plain = not replayed
+        for item in items:
+            self.put(item)
+
+    def _was_replayed(self, item: Delivery) -> bool:
+        if item.message.position is None:
+            return False
+        source, key = item.message.position
+        origin = item.message.channel, source
+        if key <= self._replayed.get(origin, -1):
+            return True
+        self._replayed.pop(origin, None)  # whatever comes from there is new from now on
+        return False
+
     def _drop_oldest(self) -> None:
         while True:
             oldest = self.items.popleft()
@@ -90,36 +120,36 @@ class Buffer:
     def _conflate(self, item: Delivery) -> None:
         """Keep the newest message of each channel until the reader has caught up."""
         self._conflating = True
+        waiting = [*self.items, item]
         newest: dict[str, Delivery] = {}
-        for old in (*self.items, item):
-            if isinstance(old, Gap):
-                self._tell_before(old)
-                continue
-            channel = old.message.channel
-            if newest.pop(channel, None) is not None:
-                self._tell_before(Gap(channel, "slow", 1))
-            newest[channel] = old
-        while len(newest) > self.size:
-            channel = next(iter(newest))
-            del newest[channel]
-            self._tell_before(Gap(channel, "slow", 1))
-        self.items = deque(newest.values())
+        for one in waiting:
+            if isinstance(one, Delivery):
+                newest.pop(one.message.channel, None)
+                newest[one.message.channel] = one
+        kept = list(newest.values())[-self.size :]
+        self.items.clear()
         self._gaps = 0
+        for one in waiting:
+            if isinstance(one, Delivery):
+                if one in kept:
+                    self.items.append(one)
+                else:
+                    self._tell_before(Gap(one.message.channel, "slow", 1))
+            elif self.items:
+                self._put_gap(one)
+            else:
+                self._tell_before(one)
 
     def _tell_before(self, gap: Gap) -> None:
         for index, told in enumerate(self._before):
             if (told.channel, told.reason) == (gap.channel, gap.reason):
-                total = None
-                if told.missed is not None and gap.missed is not None:
-                    total = told.missed + gap.missed
-                self._before[index] = Gap(gap.channel, gap.reason, total)
+                self._before[index] = _sum(told, gap)
                 return
         self._before.append(gap)
 
     def _settle_skipped(self) -> None:
         for channel, missed in self._skipped.items():
-            self.items.append(Gap(channel, "slow", missed))
-            self._gaps += 1
+            self._put_gap(Gap(channel, "slow", missed))
         self._skipped.clear()
 
     def take(self) -> Item | None:
@@ -127,7 +157,9 @@ class Buffer:
         if self._plain:
             return self.items.popleft() if self.items else None
         item = self._take_special()
-        self._plain = not (self._before or self._gaps or self._skipped or self._conflating)
+        self._plain = not (
+            self._before or self._gaps or self._skipped or self._conflating or self._replayed
+        )
         return item
 
     def _take_special(self) -> Item | None:
@@ -137,7 +169,7 @@ class Buffer:
             item = self.items.popleft()
             if self._gaps and isinstance(item, Gap):
                 self._gaps -= 1
-            if self._conflating and not self.items:
+            if self._conflating and len(self.items) == self._gaps:
                 self._conflating = False
             return item
         if self._skipped:
@@ -152,4 +184,13 @@ class Buffer:
         self._skipped.clear()
         self._gaps = 0
         self._conflating = False
+        self._replayed = {}
         self._plain = True
+
+
+def _sum(told: Gap, more: Gap) -> Gap:
+    """Two gaps of one channel and reason at one place are one."""
+    total = None
+    if told.missed is not None and more.missed is not None:
+        total = told.missed + more.missed
+    return Gap(told.channel, told.reason, total)

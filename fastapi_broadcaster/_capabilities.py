@@ -1,9 +1,15 @@
 """What a backend can do for a subscription, known before it connects."""
 
 from fastapi_broadcaster._targets import Target
-from fastapi_broadcaster.backends.base import Backend, HistoryBackend, PatternBackend
+from fastapi_broadcaster.backends.base import (
+    Backend,
+    HistoryBackend,
+    PatternBackend,
+    TransactionBackend,
+)
 from fastapi_broadcaster.channels import Options
 from fastapi_broadcaster.exceptions import UnsupportedError
+from fastapi_broadcaster.messages import Message, Receipt
 
 _INSTEAD = {
     "redis": "redis-stream://",
@@ -30,3 +36,13 @@ def no_log(backend: Backend) -> UnsupportedError:
     """Say that there is no history, and which URL has one."""
     instead = _INSTEAD.get(str(backend).partition(":")[0], "memory:// or redis-stream://")
     return UnsupportedError(f"{backend} keeps no log, so there is no history: use {instead} for it")
+
+
+async def publish_in(backend: Backend, connection: object, message: Message) -> Receipt:
+    """Publish inside the caller's transaction, where the backend can; the id is not known yet."""
+    if not isinstance(backend, TransactionBackend):
+        raise UnsupportedError(
+            f"{backend} cannot publish inside a transaction (connection=): use postgres-stream://"
+        )
+    await backend.publish_in(connection, message)
+    return Receipt(channel=message.channel)

@@ -99,15 +99,19 @@ class Engine:
 
     async def stop(self) -> None:
         """End everything in the order that loses nothing; nothing is left."""
-        self.hub.close(NotConnectedError("the broadcaster was disconnected"))
+        gone = NotConnectedError("the broadcaster was disconnected")
+        self.hub.close(gone)
+        self.listener.close(BackendUnavailableError("the broadcaster was disconnected"))
         await self.publisher.close()
-        for task in self._tasks:
-            task.cancel()
-        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        running = set(self._tasks)
+        while running:  # more than once: `wait_for` of Python 3.11 can swallow a cancellation
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=0.5)
         await self.backend.disconnect()
-        for result in results:
-            if isinstance(result, Exception):
-                logger.error("%s: a task had failed", self.backend, exc_info=result)
+        for task in self._tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.error("%s: a task had failed", self.backend, exc_info=error)
 
     def drain(self) -> None:
         """End every stream at once, and every one that is opened from now on."""

@@ -157,6 +157,8 @@ class Hub:
         for item in batch:
             if isinstance(item, Gap):
                 for entry in (self.channels.get(item.channel), self.patterns.get(item.channel)):
+                    if entry is not None and item.reason == "reset":
+                        entry.cursor = {}  # positions of another log say nothing about this one
                     for subscriber in entry.subscribers if entry is not None else ():
                         subscriber.offer(item, touched)
             elif item.pattern is not None or self._tags_patterns:

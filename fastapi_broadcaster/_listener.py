@@ -25,6 +25,7 @@ class Backoff:
     cap: float = 5.0
 
     def pause(self, attempt: int) -> float:
+        """How many seconds to wait after so many failed attempts."""
         return random.uniform(0, min(self.cap, self.first * 2 ** min(attempt, 16)))
 
 
@@ -39,6 +40,7 @@ class Listener:
         self._hub = hub
         self._backoff = backoff
         self._live = asyncio.Event()
+        self._closed: Exception | None = None
         self.reconciler = Reconciler(backend, restored=self._restored)
         self.caught_up: Callable[[], None] = lambda: None
         self.state: State = "connecting"
@@ -47,14 +49,24 @@ class Listener:
         self.reconnects = 0
 
     def is_open(self) -> bool:
-        return self._live.is_set()
+        return self._live.is_set() and self._closed is None
 
     async def wait_open(self) -> None:
+        """Wait for a live connection; raises what `close` was given."""
         await self._live.wait()
+        if self._closed is not None:
+            raise self._closed
+
+    def close(self, error: Exception) -> None:
+        """Let nobody wait any longer: there will be no connection."""
+        self._closed = error
+        self._live.set()
 
     def _restored(self) -> None:
         if not self._live.is_set():
             self._live.set()
+            if self.state == "reconnecting":
+                logger.info("%s: connected again", self._backend)
             self._turn("connected")
 
     def _turn(self, state: State) -> None:

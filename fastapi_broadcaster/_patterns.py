@@ -5,13 +5,19 @@ from functools import lru_cache
 
 
 def matches(pattern: str, channel: str) -> bool:
-    """Whether the glob matches the whole channel name."""
-    return compile(pattern).fullmatch(channel) is not None
+    """Whether the glob matches the whole channel name: its UTF-8 bytes, as in Redis."""
+    return compile(pattern).fullmatch(_bytewise(channel)) is not None
+
+
+def _bytewise(text: str) -> str:
+    """One character per byte of UTF-8, so that `?` and sets mean here what they mean in Redis."""
+    return text if text.isascii() else text.encode().decode("latin-1")
 
 
 @lru_cache(maxsize=1024)
 def compile(pattern: str) -> re.Pattern[str]:
     """Translate a Redis glob; a `[` that is never closed runs to the end, as in Redis."""
+    pattern = _bytewise(pattern)
     out: list[str] = []
     at = 0
     while at < len(pattern):

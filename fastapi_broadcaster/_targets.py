@@ -41,7 +41,7 @@ class Targets:
         self._format = None if any(target.is_pattern for target in self._targets) else format
         self.composite = self._format is not None and len(self._targets) > 1
         self.cursors: dict[str, Cursor] = {}
-        self.pending = False  # history waits of which nothing was handed on
+        self.pending: set[str] = set()  # whose history waits, and nothing of it was handed on
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self._targets)
@@ -72,7 +72,8 @@ class Targets:
         cursor = self.cursors.get(message.channel, {})
         if not replayed and key <= cursor.get(source, -1):
             return False
-        self.pending = False
+        if self.pending:
+            self.pending.discard(message.channel)
         moved = delivery.cursor
         self.cursors[message.channel] = moved if len(moved) == 1 else {**cursor, source: key}
         return True
@@ -80,11 +81,14 @@ class Targets:
     def id(self) -> str | None:
         """The public form of the cursor."""
         format = self._format
-        if format is None or self.pending or not self.cursors:
+        told = self.cursors
+        if self.pending:
+            told = {name: cursor for name, cursor in told.items() if name not in self.pending}
+        if format is None or not told:
             return None
         if self._only is not None:
-            return format(self.cursors[self._only.name])
-        ids = {channel: format(cursor) for channel, cursor in self.cursors.items()}
+            return format(told[self._only.name])
+        ids = {channel: format(cursor) for channel, cursor in told.items()}
         return _COMPOSITE + base64.urlsafe_b64encode(orjson.dumps(ids)).decode().rstrip("=")
 
     def parse(self, id: str, parse: Callable[[str], Cursor]) -> dict[str, Cursor]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, overload
 from typing_extensions import TypeForm, TypeVar, Unpack
 
 from fastapi_broadcaster import _names
-from fastapi_broadcaster._capabilities import check_options, no_log
+from fastapi_broadcaster._capabilities import check_options, no_log, publish_in
 from fastapi_broadcaster._engine import Engine, Health, Settings
 from fastapi_broadcaster._lifespan import lifespan
 from fastapi_broadcaster._listener import Backoff
@@ -189,9 +189,11 @@ class Broadcaster:
             raise TypeError(f"a plain channel name takes no values: {', '.join(values)}")
         return Channel(self, channel, TEXT if type is None else Codec(type))
 
-    async def publish(self, channel: str, message: str | bytes) -> Receipt:
+    async def publish(
+        self, channel: str, message: str | bytes, *, connection: object | None = None
+    ) -> Receipt:
         """Publish text, or bytes, on a channel; see `Channel.publish` for typed ones."""
-        return await self._publish(self.check_name(channel), encode_text(message))
+        return await self._publish(self.check_name(channel), encode_text(message), connection)
 
     def publish_sync(self, channel: str, message: str | bytes) -> Receipt:
         """As `publish`, for `def` handlers, threads and scripts; blocks the thread.
@@ -248,20 +250,23 @@ class Broadcaster:
         """Raise `UnsupportedError` for what this backend cannot do."""
         check_options(self.backend, targets, options)
 
-    async def publish_to(self, channel: Channel[T], message: T) -> Receipt:
-        return await self._publish(channel.name, channel.codec.dumps(message))
+    async def publish_to(self, channel: Channel[T], message: T, connection: object) -> Receipt:
+        return await self._publish(channel.name, channel.codec.dumps(message), connection)
 
     def publish_to_sync(self, channel: Channel[T], message: T) -> Receipt:
         data = channel.codec.dumps(message)
         return self._portal.run(lambda: self._publish(channel.name, data))
 
-    async def _publish(self, channel: str, data: bytes) -> Receipt:
+    async def _publish(self, channel: str, data: bytes, connection: object = None) -> Receipt:
         if len(data) > self._settings.max_message_size:
             raise MessageTooLargeError(
                 f"{len(data):,} bytes are more than the {self._settings.max_message_size:,} "
                 "that a message may have"
             )
-        position = await self._running().publisher.publish(Message(channel, data))
+        engine, message = self._running(), Message(channel, data)
+        if connection is not None:
+            return await publish_in(self.backend, connection, message)
+        position = await engine.publisher.publish(message)
         id = None
         if position is not None and isinstance(self.backend, HistoryBackend):
             id = self.backend.format(dict([position]))

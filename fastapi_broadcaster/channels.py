@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypedDict
+from typing import Any, Generic, Protocol, TypedDict, overload
 
 from pydantic.fields import FieldInfo
 from typing_extensions import TypeForm, TypeVar, Unpack
@@ -32,12 +32,20 @@ class ChannelTemplate(Generic[T]):
     type chooses: raw UTF-8 for `str`, raw for `bytes`, JSON through pydantic for the rest.
     """
 
+    @overload
+    def __init__(
+        self: "ChannelTemplate[str]", name: str, *, serializer: Serializer[str] | None = None
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, name: str, type: TypeForm[T], *, serializer: Serializer[T] | None = None
+    ) -> None: ...
     def __init__(
         self,
         name: str,
         type: TypeForm[T] = _STR,
         *,
-        serializer: Serializer[T] | None = None,
+        serializer: Serializer[Any] | None = None,
     ) -> None:
         self._parts = _names.split(_names.check_name(name))
         self.name = name
@@ -174,7 +182,9 @@ class SubscribeOptions(TypedDict, total=False):
 class Host(Protocol):
     """What a channel needs of its broadcaster."""
 
-    async def publish_to(self, channel: "Channel[Any]", message: Any) -> Receipt: ...
+    async def publish_to(
+        self, channel: "Channel[Any]", message: Any, connection: object
+    ) -> Receipt: ...
 
     def publish_to_sync(self, channel: "Channel[Any]", message: Any) -> Receipt: ...
 
@@ -203,13 +213,18 @@ class Channel(Generic[T]):
     def __repr__(self) -> str:
         return f"Channel({self.name!r}, {_type_name(self.codec.type)})"
 
-    async def publish(self, message: T) -> Receipt:
+    async def publish(self, message: T, *, connection: object | None = None) -> Receipt:
         """Validate and publish one message; returns when the broker has accepted it.
 
         Raises `SerializationError`, `MessageTooLargeError`, and `BackendUnavailableError` when
         the broker cannot be reached in time. Does not promise that anybody listens.
+
+        `connection=`, on `postgres-stream://`, publishes inside your own transaction, if and when
+        it commits: an asyncpg or `psycopg.AsyncConnection` connection, or an SQLAlchemy
+        AsyncConnection or AsyncSession. The receipt then has no id, your driver's errors reach
+        you, and other backends raise `UnsupportedError`.
         """
-        return await self._host.publish_to(self, message)
+        return await self._host.publish_to(self, message, connection)
 
     def publish_sync(self, message: T) -> Receipt:
         """As `publish`, for `def` handlers, threads and scripts.

@@ -88,5 +88,7 @@ class BackendUnavailableError(BackendError):
     """
 
     def __init__(self, message: str, *, maybe_published: bool = False) -> None:
+        if maybe_published:
+            message += "; the message may have been published"
         super().__init__(message)
         self.maybe_published = maybe_published

@@ -18,11 +18,12 @@ from fastapi_broadcaster.exceptions import (
 )
 from fastapi_broadcaster.messages import Cursor, Event, Gap
 from fastapi_broadcaster.serializers import Codec
-from fastapi_broadcaster.subscribers import Subscriber
+from fastapi_broadcaster.subscribers import Lost, Subscriber
 
 T = TypeVar("T", default=str)
 History = int | Literal["all"] | timedelta
-_Read = Callable[[str], Coroutine[Any, Any, tuple[list[Delivery], bool]]]
+_Found = tuple[Sequence[Delivery | Lost], bool]
+_Read = Callable[[str], Coroutine[Any, Any, _Found]]
 _READS = 8  # at once per process
 _PAUSE = 0.1  # seconds before a page is read again after a failure
 MAX_LIMIT = 1_000
@@ -107,7 +108,7 @@ class Replay:
 
     A round: go live with an empty buffer, read a page behind the cursor, deliver it. A full page,
     or an overflow meanwhile, means another round; a short page means that what is live from the
-    first step on is all the rest. Cursors move only at the end of a round.
+    first step on is all the rest. Cursors move only when something is handed on.
     """
 
     def __init__(self, subscriber: Subscriber[Any], log: Log, *, size: int) -> None:
@@ -118,49 +119,54 @@ class Replay:
         self._size = max(1, size // len(self._names))
 
     async def start(self, history: History | None, after: str | None) -> None:
-        """Prepare what was asked for at `subscribe`; an id that is not ours counts as none."""
-        lost: list[Gap] = []
+        """Prepare what was asked for at `subscribe`.
+
+        An id that is not ours counts as none; one that does not tell of a channel, because none of
+        its history had been handed on, leaves that channel to begin anew.
+        """
+        cursors, begin = self._targets.cursors, self._beginning(history)
+        known: dict[str, Cursor] = {}
+        reset: HistoryLostError | None = None
+        pending: set[str] = set()
         if after is not None:
             try:
-                self._targets.cursors.update(self._targets.parse(after, self._log.parse))
+                known = self._targets.parse(after, self._log.parse)
             except HistoryLostError as error:
-                lost = [Gap(name, error.reason, error.missed) for name in self._names]
-            else:
-                return await self.round()
+                reset = error
+                pending.update(self._names)
+        cursors.update(known)
+
+        async def read(name: str) -> _Found:
+            if name in known:
+                return await self._read_on(name)
+            page, more = await begin(name)
+            if page:
+                pending.add(name)
+            if reset is not None:
+                gap = Gap(name, reset.reason, reset.missed)
+                page = [Lost(gap, None if page else cursors.get(name)), *page]
+            return page, more
+
+        await self._run(read)
+        self._targets.pending = pending
+
+    def _beginning(self, history: History | None) -> _Read:
         match history:
-            case None:
-                self._subscriber.begin_round()
-                self._subscriber.end_round(lost, more=False)
+            case None | 0:
+                return self._nothing
             case "all":
-                await self._begin(lost, self._oldest)
+                return self._oldest
             case int():
-                await self._begin(lost, lambda name: self._newest(name, history))
+                return lambda name: self._newest(name, history)
             case timedelta():
                 since = datetime.now(UTC) - history
-                await self._begin(lost, lambda name: self._since(name, since))
+                return lambda name: self._since(name, since)
 
     async def round(self) -> None:
         """One round behind the cursors."""
-        cursors = self._targets.cursors
-        moved: dict[str, Cursor] = {}
-        gaps: list[Gap] = []
+        await self._run(self._read_on)
 
-        async def read(name: str) -> tuple[list[Delivery], bool]:
-            try:
-                page = await self._log.read(name, after=cursors.get(name, {}), limit=self._size)
-            except HistoryLostError as error:
-                gaps.append(Gap(name, error.reason, error.missed))
-                moved[name] = error.kept
-                return [], True
-            return page, len(page) >= self._size
-
-        await self._run(gaps, moved, read)
-
-    async def _begin(self, gaps: list[Gap], read: _Read) -> None:
-        """Begin with what `read` finds; until some of it is handed on there is no cursor."""
-        self._targets.pending = await self._run(gaps, {}, read)
-
-    async def _run(self, gaps: list[Gap], moved: dict[str, Cursor], read: _Read) -> bool:
+    async def _run(self, read: _Read) -> None:
         while True:
             self._subscriber.begin_round()
             try:
@@ -169,17 +175,27 @@ class Replay:
             except (ConnectionLostError, BackendUnavailableError):
                 await asyncio.sleep(_PAUSE)
                 await self._log.wait_open()
-        self._targets.cursors.update(moved)
-        pages = [page for page, _ in found]
+        pages = [[one for one in page if isinstance(one, Delivery)] for page, _ in found]
+        lost = [one for page, _ in found for one in page if isinstance(one, Lost)]
         more = any(more for _, more in found)
-        self._subscriber.end_round([*gaps, *_merge(pages)], more=more)
-        return any(pages)
+        self._subscriber.end_round([*lost, *_merge(pages)], more=more)
 
-    async def _oldest(self, name: str) -> tuple[list[Delivery], bool]:
+    async def _read_on(self, name: str) -> _Found:
+        cursor = self._targets.cursors.get(name, {})
+        try:
+            page = await self._log.read(name, after=cursor, limit=self._size)
+        except HistoryLostError as error:
+            return [Lost(Gap(name, error.reason, error.missed), error.kept)], True
+        return page, len(page) >= self._size
+
+    async def _nothing(self, name: str) -> _Found:
+        return [], False
+
+    async def _oldest(self, name: str) -> _Found:
         page = await self._log.read(name, after={}, limit=self._size)
         return page, len(page) >= self._size
 
-    async def _newest(self, name: str, count: int) -> tuple[list[Delivery], bool]:
+    async def _newest(self, name: str, count: int) -> _Found:
         """The oldest page of the newest `count` messages; the rest is left to further rounds."""
         page = await self._log.read(name, limit=min(count, self._size))
         oldest, found = page, len(page)
@@ -191,7 +207,7 @@ class Replay:
                 oldest = page
         return oldest, found > len(oldest)
 
-    async def _since(self, name: str, since: datetime) -> tuple[list[Delivery], bool]:
+    async def _since(self, name: str, since: datetime) -> _Found:
         page = await self._log.read(name, since=since, limit=self._size)
         return page, len(page) >= self._size
 

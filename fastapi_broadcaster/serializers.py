@@ -1,12 +1,13 @@
 """How the messages of a channel become bytes and come back."""
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, cast
 
 import orjson
 from pydantic import JsonValue, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_jsonable_python
 from typing_extensions import TypeForm, TypeVar
 
 from fastapi_broadcaster.exceptions import SerializationError
@@ -36,7 +37,7 @@ class TextSerializer:
 
     def dumps(self, message: str, /) -> bytes:
         if not isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"a str is wanted, not {type(message).__name__}")
+            raise SerializationError(f"a str is wanted, not {type(message).__name__}")
         return message.encode()
 
     def loads(self, data: bytes, /) -> str:
@@ -50,7 +51,7 @@ class BytesSerializer:
 
     def dumps(self, message: bytes, /) -> bytes:
         if not isinstance(message, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"bytes are wanted, not {type(message).__name__}")
+            raise SerializationError(f"bytes are wanted, not {type(message).__name__}")
         return message
 
     def loads(self, data: bytes, /) -> bytes:
@@ -174,17 +175,28 @@ class Codec(Generic[T]):
         """Say what is wrong, and never the data itself: it may be a secret."""
         name = getattr(self.type, "__name__", None) or str(self.type)
         if isinstance(error, ValidationError):
-            lines = error.errors(include_url=False, include_context=False, include_input=False)
+            lines = error.errors(include_url=False, include_input=False)
             found = "; ".join(
-                f"{'.'.join(map(str, line['loc'])) or 'message'}: {line['msg']}" for line in lines
+                f"{'.'.join(map(str, line['loc'])) or 'message'}: {_what(line)}" for line in lines
             )
         elif isinstance(error, orjson.JSONDecodeError):
             found = f"invalid JSON: {error.msg} at position {error.pos}"
         elif isinstance(error, UnicodeError):
             found = "the text is not valid Unicode (UTF-8)"
+        elif isinstance(error, PydanticSerializationError):
+            fields = re.findall(r"\[field_name='(\w+)'", str(error))
+            found = ": ".join(["it holds what cannot be written as its type", *fields[:1]])
+        elif isinstance(error, orjson.JSONEncodeError):
+            found = str(error)
         else:
-            found = str(error) or type(error).__name__
+            found = f"{type(error).__name__} in its serializer"
         return f"not a valid {name}: {found}"
+
+
+def _what(error: ErrorDetails) -> str:
+    if error["type"] == "union_tag_invalid":  # pydantic's own words repeat the tag
+        return f"the tag is not one of {error.get('ctx', {}).get('expected_tags')}"
+    return error["msg"]
 
 
 TEXT: Codec[str] = Codec(str)

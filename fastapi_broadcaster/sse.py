@@ -1,5 +1,6 @@
 """EventStreamResponse: a subscriber as Server-Sent Events."""
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -40,7 +41,8 @@ class EventStreamResponse(Response):
     is then opened here, behind the client's Last-Event-ID. A gap is `event: gap` with its
     channel, reason and missed as data. `ping`: a comment after so many seconds without an event
     (None: never). `until(message)`: the first message for which it is true is the last one, and
-    the client is told not to come back. `event`: the SSE event name of messages. `max_age`: end
+    the client is told not to come back. `event`: the SSE event name of messages, or a function
+    that names each message. `max_age`: end
     after so many seconds, for a clean reconnect. `send_timeout`: give up on a client that takes
     nothing for so many seconds.
     """
@@ -53,7 +55,7 @@ class EventStreamResponse(Response):
         *,
         ping: float | None = 15.0,
         until: Callable[[T], bool] | None = None,
-        event: str | None = None,
+        event: str | Callable[[T], str] | None = None,
         max_age: float | None = None,
         send_timeout: float | None = 30.0,
         status_code: int = 200,
@@ -62,12 +64,12 @@ class EventStreamResponse(Response):
     ) -> None:
         if isinstance(events, Subscriber) and events.closed:
             raise RuntimeError("this subscriber is closed: respond inside its `async with`")
-        if event is not None and (not event or any(char in event for char in "\r\n\0")):
-            raise ValueError("event= is one line of text")
+        if isinstance(event, str):
+            _name_line(event)
         self._events: Subscriber[Any] | Subscription[Any] = events
         self._timing = {"ping": ping, "max_age": max_age, "send_timeout": send_timeout}
         self._until: Callable[[Any], bool] | None = until
-        self._event = event
+        self._event: str | Callable[[Any], str] | None = event
         self.status_code = status_code
         self.background = background
         self.init_headers(
@@ -143,8 +145,12 @@ class EventStreamResponse(Response):
         if error is not None:
             logger.info("ended an event stream: %s", error)
         retry = b"retry: %d\n\n" % _milliseconds(RETRY_DRAIN if draining or error else RETRY)
-        await send(_body(retry))
-        await send(_body(b"", more=False))
+        try:
+            async with asyncio.timeout(self._timing["send_timeout"]):
+                await send(_body(retry))
+                await send(_body(b"", more=False))
+        except TimeoutError:
+            return  # the client takes nothing, not even this
 
 
 class _EventStream(Stream):
@@ -154,12 +160,12 @@ class _EventStream(Stream):
         send: Send,
         *,
         until: Callable[[Any], bool] | None,
-        event: str | None,
+        event: str | Callable[[Any], str] | None,
         **timing: float | None,
     ) -> None:
         super().__init__(subscriber, send, **timing)
         self._until = until
-        self._name = b"event: %b\n" % event.encode() if event is not None else b""
+        self._name = event
         self._key = ("sse", event)  # of the frame with its id
         self._composite = subscriber.targets.composite
 
@@ -195,7 +201,8 @@ class _EventStream(Stream):
                 codec = self.subscriber.targets.codec_of(event.channel)
                 data = view.frames["data"] = b"data: %b\n\n" % codec.to_json(event.message)
             id = b"id: %b\n" % event.id.encode() if event.id is not None else b""
-            frame = id + self._name + data
+            name = self._name(event.message) if callable(self._name) else self._name
+            frame = id + (_name_line(name) if name is not None else b"") + data
             if not self._composite:
                 view.frames[self._key] = frame
         return frame
@@ -205,6 +212,12 @@ class _EventStream(Stream):
         cursor = self.subscriber.cursor
         id = b"id: %b\n" % cursor.encode() if cursor is not None else b""
         return b"%bevent: gap\ndata: %b\n\n" % (id, orjson.dumps(told))
+
+
+def _name_line(name: str) -> bytes:
+    if not name or any(char in name for char in "\r\n\0"):
+        raise ValueError(f"event= is one line of text, not {name!r}")
+    return b"event: %b\n" % name.encode()
 
 
 def last_event_id(scope: Scope) -> str | None:

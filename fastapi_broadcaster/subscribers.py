@@ -3,14 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, Self
 
 from typing_extensions import TypeVar
 
 from fastapi_broadcaster._buffer import Buffer, Item, Overflow
 from fastapi_broadcaster._targets import Target, Targets
-from fastapi_broadcaster.deliveries import View
+from fastapi_broadcaster.deliveries import Delivery, View
 from fastapi_broadcaster.exceptions import (
     SerializationError,
     SlowSubscriberError,
@@ -20,6 +20,14 @@ from fastapi_broadcaster.messages import Cursor, Event, Gap
 
 T = TypeVar("T", default=str)
 OnInvalid = Literal["skip", "raise"]
+
+
+@dataclass(slots=True)
+class Lost:
+    """A gap that replay found; whoever was handed it stands at `cursor`, where there is one."""
+
+    gap: Gap
+    cursor: Cursor | None = None
 
 
 class Subscriber(Generic[T]):
@@ -54,7 +62,8 @@ class Subscriber(Generic[T]):
         self.error: Exception | None = None
         self.refill: Callable[[], Coroutine[None, None, None]] | None = None
         self._buffer = Buffer(buffer_size, overflow)
-        self._page: deque[Item] = deque()
+        self._overflow: Overflow = overflow
+        self._page: deque[Item | Lost] = deque()
         self._on_invalid: OnInvalid = on_invalid
         self._predicates: list[Callable[[Event[T]], bool]] = []
         self._waiter: asyncio.Future[None] | None = None
@@ -168,21 +177,34 @@ class Subscriber(Generic[T]):
         self.flush()
 
     def begin_round(self) -> None:
-        """Replay, step 1: go live with an empty buffer."""
+        """Replay, step 1: go live with an empty buffer, whose overflow means another round."""
         self._buffer.clear()
+        self._buffer.overflow = "catch_up"
         self.behind = True
         self.live = not self.ended
 
-    def end_round(self, items: Iterable[Item], *, more: bool) -> None:
+    def end_round(self, items: Iterable[Item | Lost], *, more: bool) -> None:
         """Replay, steps 3 and 4: what was read comes before whatever is live by now."""
         self._page.extend(items)
+        self._buffer.overflow = self._overflow
         if more or not self.live:
             self.live = False
             self._buffer.clear()
             self.behind = not self.ended
         else:
+            self._buffer.skip(self._replayed())
             self.behind = False
         self.flush()
+
+    def _replayed(self) -> dict[tuple[str, str], int]:
+        """How far each source of each channel has been read, or waits in the page."""
+        reached = [*self.targets.cursors.items()]
+        for item in self._page:
+            if isinstance(item, Delivery):
+                reached.append((item.message.channel, item.cursor))
+            elif isinstance(item, Lost) and item.cursor is not None:
+                reached.append((item.gap.channel, item.cursor))
+        return {(name, source): key for name, cursor in reached for source, key in cursor.items()}
 
     # -- what streams use -------------------------------------------------------------------
 
@@ -203,10 +225,14 @@ class Subscriber(Generic[T]):
         targets = self.targets
         while True:
             if replayed := bool(self._page):
-                item: Item | None = self._page.popleft()
+                item: Item | Lost | None = self._page.popleft()
+                if isinstance(item, Lost):
+                    item = self._pass(item)
             elif self.behind or (item := self._buffer.take()) is None:
                 return None
             if isinstance(item, Gap):
+                if item.reason == "reset" and not replayed:
+                    targets.cursors.pop(item.channel, None)  # of a log that is no more
                 self.gaps += 1
                 return item
             assert item is not None
@@ -219,6 +245,12 @@ class Subscriber(Generic[T]):
                         return view
                 elif view is not None:
                     self._refuse(view)
+
+    def _pass(self, lost: Lost) -> Gap:
+        if lost.cursor is not None:
+            self.targets.cursors[lost.gap.channel] = lost.cursor
+            self.targets.pending.discard(lost.gap.channel)
+        return lost.gap
 
     def _is_wanted(self, event: Event[T]) -> bool:
         return all(predicate(event) for predicate in self._predicates)

@@ -1,5 +1,6 @@
 """relay: a subscriber and a publisher on one WebSocket, until either side ends."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection
@@ -17,6 +18,7 @@ from fastapi_broadcaster.exceptions import (
     BackendError,
     BackendUnavailableError,
     BroadcasterError,
+    ChannelNameError,
     MessageTooLargeError,
     SerializationError,
     SlowSubscriberError,
@@ -29,7 +31,7 @@ from fastapi_broadcaster.subscribers import Subscriber
 T = TypeVar("T")
 U = TypeVar("U")
 logger = logging.getLogger("fastapi_broadcaster")
-_TOLD = (SerializationError, MessageTooLargeError, BackendError)
+_TOLD = (SerializationError, MessageTooLargeError, ChannelNameError, BackendError)
 
 
 class OnMessage(Protocol):
@@ -81,23 +83,31 @@ async def relay(
         await stream.run_beside(_receive(websocket, stream, inbox))
     except StalledError as error:
         logger.warning("closed a client of %s that %s", ", ".join(events.channels), error)
-    except (BackendUnavailableError, SlowSubscriberError, SerializationError) as error:
-        return await _close(websocket, error)
-    except (WebSocketDisconnect, OSError):
         return
-    await _close(websocket, events.error, draining=events.draining)
+    except (BackendUnavailableError, SlowSubscriberError, SerializationError) as error:
+        return await _close(websocket, error, send_timeout)
+    except WebSocketDisconnect:
+        return
+    await _close(websocket, events.error, send_timeout, draining=events.draining)
 
 
-async def _close(websocket: WebSocket, error: Exception | None, *, draining: bool = False) -> None:
+async def _close(
+    websocket: WebSocket,
+    error: Exception | None,
+    send_timeout: float | None,
+    *,
+    draining: bool = False,
+) -> None:
     if WebSocketState.DISCONNECTED in (websocket.client_state, websocket.application_state):
         return
     code, reason = (1012, "restart") if draining else (1000, "")
     if error is not None:
         code, reason = 1013, "try again later"
     try:
-        await websocket.close(code, reason)
+        async with asyncio.timeout(send_timeout):
+            await websocket.close(code, reason)
     except (RuntimeError, OSError, WebSocketDisconnect):
-        return  # it has gone by itself meanwhile
+        return  # it has gone by itself meanwhile, or takes nothing (TimeoutError is an OSError)
 
 
 class _Inbox(Generic[U]):

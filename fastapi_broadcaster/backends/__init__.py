@@ -13,6 +13,11 @@ SCHEMES: dict[str, tuple[str, str, str]] = {
     "memory": ("memory", "from_url", ""),
     "redis": ("redis", "from_url", "redis"),
     "rediss": ("redis", "from_url", "redis"),
+    "redis-stream": ("redis_stream", "from_url", "redis"),
+    "rediss-stream": ("redis_stream", "from_url", "redis"),
+    "postgres": ("postgres", "from_url", "postgres"),
+    "postgresql": ("postgres", "from_url", "postgres"),
+    "postgres-stream": ("postgres_stream", "from_url", "postgres"),
 }
 
 

@@ -95,6 +95,18 @@ class HistoryBackend(Backend):
         """Write a cursor as an id: printable ASCII that does not begin with `~`."""
 
 
+class TransactionBackend(Backend):
+    """A backend that publishes inside a transaction of the caller's database connection."""
+
+    @abstractmethod
+    async def publish_in(self, connection: object, message: Message) -> None:
+        """Make the message part of the transaction: it is published if and when that commits.
+
+        Raises `TypeError` for a connection that is not understood; the errors of the caller's own
+        driver pass through.
+        """
+
+
 class PatternBackend(Backend):
     """A backend that hears all channels whose names match a Redis glob (`*`, `?`, `[ab]`)."""
 

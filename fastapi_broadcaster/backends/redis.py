@@ -4,61 +4,27 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Generator,
-    Mapping,
-    Sequence,
-)
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, cast
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from fastapi_broadcaster.backends._redis import Server
 from fastapi_broadcaster.backends.base import Outcome, PatternBackend
-from fastapi_broadcaster.exceptions import (
-    BackendError,
-    BackendUnavailableError,
-    ConnectionLostError,
-)
+from fastapi_broadcaster.exceptions import BackendError, ConnectionLostError
 from fastapi_broadcaster.messages import Cursor, Gap, Message
 
-_LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 _QUIET = 3.0  # seconds of silence before a PING, and again before the server counts as gone
 _CHUNK = 1_000  # names in one command
-_POOL_OPTIONS = ("connection_class", "max_connections", "timeout")
-_OURS = ("maint_", "orig_", "oss_", "himport", "event_dispatcher", "retry")
 
 
 def from_url(url: str) -> "RedisBackend":
     """Read a `redis://` or `rediss://` URL; options are those of redis-py's own URLs."""
-    try:
-        options: dict[str, Any] = dict(parse_url(url))
-        kind: type[AbstractConnection] = options.pop("connection_class", Connection)
-        options = {name: value for name, value in options.items() if name not in _POOL_OPTIONS}
-        return RedisBackend.of(kind, options)
-    except TypeError as error:
-        name = str(error).rpartition("argument ")[2]
-        scheme = urlsplit(url).scheme
-        raise ValueError(f"{scheme}://: unknown option {name} in the URL") from None
+    return RedisBackend.of(Server.from_url(url))
 
 
 class RedisBackend(PatternBackend):
@@ -71,53 +37,29 @@ class RedisBackend(PatternBackend):
     tags_patterns: ClassVar[bool] = True
 
     def __init__(self, *, client: Redis) -> None:
-        pool = client.connection_pool
-        options = {
-            name: value
-            for name, value in pool.connection_kwargs.items()
-            if not name.startswith(_OURS)
-        }
-        self._setup(pool.connection_class, options)
+        self._setup(Server.of(client))
 
     @classmethod
-    def of(cls, kind: type[AbstractConnection], options: dict[str, Any]) -> "RedisBackend":
-        """Make one from redis-py's connection class and its arguments."""
+    def of(cls, server: Server) -> "RedisBackend":
+        """Make one for a server that a URL names."""
         backend = cls.__new__(cls)
-        backend._setup(kind, options)
+        backend._setup(server)
         return backend
 
-    def _setup(self, kind: type[AbstractConnection], options: dict[str, Any]) -> None:
-        self._kind = kind
-        self._options: dict[str, Any] = {
-            "socket_timeout": 5.0,
-            "socket_connect_timeout": 5.0,
-            **options,
-            "decode_responses": False,
-            "health_check_interval": 0,
-            "retry": Retry(NoBackoff(), 0),
-            "retry_on_timeout": False,
-            "retry_on_error": [],
-        }
-        connection = self._connection()
-        where = getattr(connection, "path", None) or (
-            f"{getattr(connection, 'host', '?')}:{getattr(connection, 'port', '?')}"
-        )
-        self._name = f"{'rediss' if 'SSL' in kind.__name__ else 'redis'}://{where}"
+    def _setup(self, server: Server) -> None:
+        self._server = server
         self._publishing: AbstractConnection | None = None
         self._listening: _Listening | None = None
         self._live: dict[str, set[str]] = {"": set(), "p": set()}  # names, and patterns
         self._were_live: dict[str, set[str]] = {"": set(), "p": set()}
 
     def __str__(self) -> str:
-        return self._name
-
-    def _connection(self) -> AbstractConnection:
-        return self._kind(**self._options)
+        return str(self._server)
 
     async def connect(self) -> None:
-        with self._errors():
-            self._publishing = self._connection()
-            await _open(self._publishing)
+        with self._server.errors():
+            self._publishing = self._server.connection()
+            await self._server.open(self._publishing)
 
     async def disconnect(self) -> None:
         connection, self._publishing = self._publishing, None
@@ -126,20 +68,6 @@ class RedisBackend(PatternBackend):
         for names in (*self._live.values(), *self._were_live.values()):
             names.clear()
 
-    @contextmanager
-    def _errors(self, *, maybe_published: bool = False) -> Generator[None]:
-        """Give the driver's errors our names."""
-        try:
-            yield
-        except AuthenticationError as error:
-            raise BackendUnavailableError(f"{self} refused the user or password") from error
-        except _LOST as error:
-            raise BackendUnavailableError(
-                f"{self} is not reachable: {error}", maybe_published=maybe_published
-            ) from error
-        except RedisError as error:
-            raise BackendError(f"{self}: {error}") from error
-
     # -- publishing -------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
@@ -147,7 +75,7 @@ class RedisBackend(PatternBackend):
         commands = [("PUBLISH", message.channel, message.data) for message in messages]
         outcomes: list[Outcome] = []
         try:
-            with self._errors(maybe_published=True):
+            with self._server.errors(maybe_published=True):
                 packed = connection.pack_commands(commands)
                 await connection.send_packed_command(packed, check_health=False)
                 for _ in messages:
@@ -168,14 +96,8 @@ class RedisBackend(PatternBackend):
         """A connection that is not known to be dead; nothing has been sent yet."""
         connection = self._publishing
         if connection is None:
-            connection = self._publishing = self._connection()
-        try:
-            if connection.is_connected and await connection.can_read():
-                await connection.disconnect(nowait=True)  # only an end can be read here
-            if not connection.is_connected:
-                await _open(connection)
-        except (RedisError, OSError) as error:
-            raise ConnectionLostError(f"{self} is not reachable: {error}") from error
+            connection = self._publishing = self._server.connection()
+        await self._server.revive(connection)
         return connection
 
     # -- listening --------------------------------------------------------------------------
@@ -210,14 +132,9 @@ class RedisBackend(PatternBackend):
             await listening.send(command, names[at : at + _CHUNK])
 
     async def listen(self) -> AsyncIterator[Sequence[Message | Gap]]:
-        connection = self._connection()
-        try:
-            await _open(connection)
-        except (RedisError, OSError) as error:
-            raise ConnectionLostError(f"{self} is not reachable: {error}") from error
-        listening = self._listening = _Listening(
-            self._name, connection, self._live, self._were_live
-        )
+        connection = self._server.connection()
+        await self._server.revive(connection)
+        listening = self._listening = _Listening(str(self), connection, self._live, self._were_live)
         try:
             yield ()
             async for batch in listening.batches():
@@ -369,10 +286,6 @@ class _Listening:
             task.cancel()
         await asyncio.wait(self._tasks)
         await self._connection.disconnect(nowait=True)
-
-
-async def _open(connection: Any) -> None:
-    await connection.connect()  # without annotations in redis-py
 
 
 def _text(name: bytes) -> str:

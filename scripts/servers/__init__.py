@@ -17,11 +17,13 @@ from collections.abc import Mapping
 
 from servers.base import Server, ServerError, free_port, install, kill_strays
 from servers.debian import PackageError
+from servers.postgres import Postgres
 from servers.redis import Redis
 
 __all__ = [
     "SERVERS",
     "PackageError",
+    "Postgres",
     "Redis",
     "Server",
     "ServerError",
@@ -30,4 +32,6 @@ __all__ = [
     "kill_strays",
 ]
 
-SERVERS: Mapping[str, Server] = {server.name: server for server in [Redis("redis", 21379)]}
+SERVERS: Mapping[str, Server] = {
+    server.name: server for server in [Redis("redis", 21379), Postgres("postgres", 21432)]
+}

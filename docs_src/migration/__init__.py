@@ -1,0 +1,1 @@
+"""What the page for users of encode/broadcaster shows."""

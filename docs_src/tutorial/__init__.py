@@ -1,0 +1,1 @@
+"""The snippets of the tutorial, one file or folder per page."""

@@ -1,0 +1,1 @@
+"""The package `chat` of the tutorial's last page."""

@@ -1,0 +1,1 @@
+"""Small apps that show what the package is for. Each is run by a test."""

@@ -1,0 +1,189 @@
+"""What the Redis backends share: where the server is, connections to it, and its errors."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from fastapi_broadcaster.exceptions import (
+    BackendError,
+    BackendUnavailableError,
+    ConnectionLostError,
+)
+
+LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+_POOL_OPTIONS = ("connection_class", "max_connections", "timeout")
+_OURS = ("maint_", "orig_", "oss_", "himport", "event_dispatcher", "retry")
+
+
+class Server:
+    """One Redis server: its connections never retry, so that nothing is ever sent twice."""
+
+    def __init__(
+        self, kind: type[AbstractConnection], options: dict[str, Any], *, scheme: str = "redis"
+    ) -> None:
+        self._kind = kind
+        self._options: dict[str, Any] = {
+            "socket_timeout": 5.0,
+            "socket_connect_timeout": 5.0,
+            **options,
+            "decode_responses": False,
+            "health_check_interval": 0,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_timeout": False,
+            "retry_on_error": [],
+        }
+        self.timeout: float = self._options["socket_timeout"] or 5.0
+        connection = self.connection()
+        where = getattr(connection, "path", None) or (
+            f"{getattr(connection, 'host', '?')}:{getattr(connection, 'port', '?')}"
+        )
+        if "SSL" in kind.__name__:
+            scheme = scheme.replace("redis", "rediss", 1)
+        self._name = f"{scheme}://{where}"
+
+    @classmethod
+    def from_url(cls, url: str, *, scheme: str = "redis") -> "Server":
+        """Read a `redis://` or `rediss://` URL; options are those of redis-py's own URLs."""
+        try:
+            options: dict[str, Any] = dict(parse_url(url))
+            kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+            options = {name: value for name, value in options.items() if name not in _POOL_OPTIONS}
+            return cls(kind, options, scheme=scheme)
+        except TypeError as error:
+            name = str(error).rpartition("argument ")[2]
+            if urlsplit(url).scheme == "rediss":
+                scheme = scheme.replace("redis", "rediss", 1)
+            raise ValueError(f"{scheme}://: unknown option {name} in the URL") from None
+
+    @classmethod
+    def of(cls, client: Redis, *, scheme: str = "redis") -> "Server":
+        """The server of the user's own client, with its address, credentials and TLS."""
+        pool = client.connection_pool
+        options = {
+            name: value
+            for name, value in pool.connection_kwargs.items()
+            if not name.startswith(_OURS)
+        }
+        return cls(pool.connection_class, options, scheme=scheme)
+
+    def __str__(self) -> str:
+        return self._name
+
+    def connection(self, **options: Any) -> AbstractConnection:
+        """A new connection that is not open yet."""
+        return self._kind(**{**self._options, **options})
+
+    async def open(self, connection: AbstractConnection) -> None:
+        """Connect, with the driver's own errors."""
+        await cast(Any, connection).connect()  # without annotations in redis-py
+
+    async def revive(self, connection: AbstractConnection) -> None:
+        """Make a connection one that is not known to be dead; nothing is sent.
+
+        Raises `ConnectionLostError`.
+        """
+        try:
+            if connection.is_connected and await connection.can_read():
+                await connection.disconnect(nowait=True)  # only an end can be read here
+            if not connection.is_connected:
+                await self.open(connection)
+        except (RedisError, OSError) as error:
+            raise ConnectionLostError(f"{self} is not reachable: {error}") from error
+
+    @contextmanager
+    def errors(self, *, maybe_published: bool = False) -> Generator[None]:
+        """Give the driver's errors our names."""
+        try:
+            yield
+        except AuthenticationError as error:
+            raise BackendUnavailableError(f"{self} refused the user or password") from error
+        except LOST as error:
+            raise BackendUnavailableError(
+                f"{self} is not reachable: {error}", maybe_published=maybe_published
+            ) from error
+        except RedisError as error:
+            raise BackendError(f"{self}: {error}") from error
+
+
+def pack(*arguments: bytes) -> bytes:
+    """One command in Redis' protocol."""
+    bulks = [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
+    return b"*%d\r\n%b" % (len(bulks), b"".join(bulks))
+
+
+def as_map(reply: Any) -> dict[bytes, Any]:
+    """A map, which older versions of the protocol send as a flat list."""
+    if isinstance(reply, list):
+        flat: list[Any] = reply
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+    return cast("dict[bytes, Any]", reply)
+
+
+async def read_reply(connection: AbstractConnection) -> Any:
+    """The next reply, without a time-out; what refuses the command is returned, not raised."""
+    read = cast("Callable[..., Awaitable[Any]]", connection.read_response)
+    try:
+        return await read(timeout=math.inf, disconnect_on_error=False)
+    except (ResponseError, BusyLoadingError) as error:
+        return error
+
+
+async def exchange(
+    connection: AbstractConnection,
+    commands: Sequence[bytes],
+    timeout: float,
+    replies: list[Any] | None = None,
+) -> list[Any]:
+    """Send packed commands together and read their replies, refusals among them, into `replies`.
+
+    `timeout` is for each reply. The connection is closed if anything comes between: what it still
+    answers is nobody's.
+    """
+    replies = [] if replies is None else replies
+    limit = asyncio.timeout(timeout)
+    try:
+        if not connection.is_connected:
+            raise RedisConnectionError("the connection was closed")
+        async with limit:
+            await connection.send_packed_command(commands, check_health=False)
+            for _ in commands:
+                replies.append(await read_reply(connection))
+                limit.reschedule(asyncio.get_running_loop().time() + timeout)
+    except BaseException as error:
+        await connection.disconnect(nowait=True)
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise RedisTimeoutError(f"no reply within {timeout:g} s") from None
+        raise
+    return replies
+
+
+async def ask(
+    connection: AbstractConnection, commands: Sequence[bytes], timeout: float
+) -> list[Any]:
+    """`exchange` with a server that has all its data already, else it counts as away."""
+    replies = await exchange(connection, commands, timeout)
+    for reply in replies:
+        if isinstance(reply, BusyLoadingError):
+            await connection.disconnect(nowait=True)
+            raise reply
+    return replies

@@ -1,0 +1,96 @@
+"""Patterns are Redis globs on every backend that has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastapi_broadcaster import Broadcaster, ChannelTemplate, Event
+from tests.conformance.tools import publish_all, reading, take_until, until
+from tests.conftest import Refusal
+
+NAMES = ["a", "ab", "abc", "b", "a.b", "a.b.c", "a-b", "aB", "a*", "a?", "[ab]", "ä", "a\\b", "^"]
+GLOBS = {
+    "*": set(NAMES),
+    "a": {"a"},
+    "a*": {"a", "ab", "abc", "a.b", "a.b.c", "a-b", "aB", "a*", "a?", "a\\b"},
+    "*b": {"ab", "b", "a.b", "a-b", "a\\b"},
+    "a?": {"ab", "aB", "a*", "a?"},
+    "a[bB]": {"ab", "aB"},
+    "a[a-c]": {"ab"},
+    "a[c-a]": {"ab"},
+    "a[^a-z]": {"aB", "a*", "a?"},
+    "a\\*": {"a*"},
+    "\\[ab\\]": {"[ab]"},
+    "a.*.c": {"a.b.c"},
+    "[^a]": {"b", "^"},
+    "[b^]": {"b", "^"},
+    "a[b": {"ab"},
+    "?*?*?": {"abc", "a.b", "a.b.c", "a-b", "[ab]", "a\\b"},
+}
+
+
+@pytest.mark.parametrize("glob", GLOBS)
+async def test_globs(refused: Refusal, broadcaster: Broadcaster, name: str, glob: str) -> None:
+    prefix = f"{name}:"
+    if refused.pattern(broadcaster, prefix + glob):
+        return
+    async with (
+        broadcaster.subscribe(pattern=prefix + glob) as subscriber,
+        broadcaster.subscribe(pattern=f"{prefix}*") as every,
+    ):
+        for one in NAMES:
+            await broadcaster.publish(prefix + one, one)
+        await broadcaster.publish(f"{prefix}end", "end")
+        assert await take_until(every, "end") == NAMES
+        found = set()
+        while (item := subscriber.take()) is not None:
+            assert isinstance(item.event, Event)  # type: ignore[union-attr]
+            found.add(item.event.message)  # type: ignore[union-attr]
+    assert found - {"end"} == GLOBS[glob]
+
+
+async def test_a_template_as_a_pattern(
+    refused: Refusal, broadcaster: Broadcaster, name: str
+) -> None:
+    """It gives the values, and drops what only the wider glob matches."""
+    rooms = ChannelTemplate(f"{name}.{{room}}.{{kind}}", dict[str, int])
+    if refused.pattern(broadcaster, rooms):
+        return
+    async with broadcaster.subscribe(pattern=rooms) as subscriber:
+        await broadcaster.publish(f"{name}.a.b.c", '{"n": 1}')
+        await broadcaster.publish(f"{name}.a b.c", '{"n": 2}')
+        await broadcaster.channel(rooms, room="lobby", kind="chat").publish({"n": 3})
+        event = await subscriber.get()
+        assert event == Event(f"{name}.lobby.chat", {"n": 3})
+        assert event.params == {"room": "lobby", "kind": "chat"}
+        assert (subscriber.invalid, subscriber.gaps) == (0, 0)
+
+
+async def test_a_pattern_is_not_a_channel_of_that_name(
+    refused: Refusal, broadcaster: Broadcaster, name: str
+) -> None:
+    """A channel may be called as a pattern looks; subscribing to it hears only itself."""
+    if refused.pattern(broadcaster, f"{name}.*"):
+        return
+    async with (
+        reading(broadcaster.subscribe(f"{name}.*")) as channel,
+        reading(broadcaster.subscribe(pattern=f"{name}.*")) as pattern,
+    ):
+        await publish_all(broadcaster, f"{name}.x", ["1"])
+        await publish_all(broadcaster, f"{name}.*", ["2", "end"])
+        await channel.until("end")
+        await pattern.until("end")
+    assert channel.messages == ["2", "end"]
+    assert pattern.messages == ["1", "2", "end"]
+
+
+async def test_order_through_a_pattern(
+    refused: Refusal, broadcaster: Broadcaster, name: str
+) -> None:
+    if refused.pattern(broadcaster, f"{name}.*"):
+        return
+    async with reading(broadcaster.subscribe(pattern=f"{name}.*")) as reader:
+        for number in range(300):
+            await broadcaster.publish(f"{name}.{number % 7}", str(number))
+        await until(lambda: len(reader.messages) == 300)
+    assert reader.messages == [str(number) for number in range(300)]

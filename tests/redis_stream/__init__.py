@@ -1,0 +1,1 @@
+"""What only `redis-stream://` must show, on a real Redis."""

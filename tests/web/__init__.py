@@ -1,0 +1,1 @@
+"""The web layer as a user sees it: real servers, real clients."""
