@@ -1,6 +1,7 @@
 """The bounded buffer between the hub and one reader, and what happens when it is full."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 from fastapi_broadcaster.deliveries import Delivery
@@ -22,6 +23,7 @@ class Buffer:
         "_before",
         "_conflating",
         "_gaps",
+        "_name_of",
         "_plain",
         "_replayed",
         "_skipped",
@@ -30,12 +32,15 @@ class Buffer:
         "size",
     )
 
-    def __init__(self, size: int, overflow: Overflow) -> None:
+    def __init__(
+        self, size: int, overflow: Overflow, name_of: Callable[[str], str] = lambda name: name
+    ) -> None:
+        self._name_of = name_of  # a channel's name, or the pattern through which it is heard
         self.size = size
         self.overflow: Overflow = overflow
         self.items: deque[Item] = deque()
         self._gaps = 0  # gaps among the items
-        self._before: list[Gap] = []  # gaps that stand before the oldest item
+        self._before: dict[tuple[str, str], Gap] = {}  # gaps that stand before the oldest item
         self._skipped: dict[str, int] = {}  # dropped behind the newest item, per channel
         self._conflating = False
         self._replayed: dict[tuple[str, str], int] = {}  # what the reader has from the log
@@ -77,8 +82,8 @@ class Buffer:
                 self._drop_oldest()
                 self.items.append(item)
             case "drop_newest":
-                channel = item.message.channel
-                self._skipped[channel] = self._skipped.get(channel, 0) + 1
+                name = self._name_of(item.message.channel)
+                self._skipped[name] = self._skipped.get(name, 0) + 1
             case "latest":
                 self._conflate(item)
             case _:
@@ -114,7 +119,7 @@ class Buffer:
                 self._gaps -= 1
                 self._tell_before(oldest)
             else:
-                self._tell_before(Gap(oldest.message.channel, "slow", 1))
+                self._tell_slow(oldest)
                 return
 
     def _conflate(self, item: Delivery) -> None:
@@ -134,18 +139,18 @@ class Buffer:
                 if one in kept:
                     self.items.append(one)
                 else:
-                    self._tell_before(Gap(one.message.channel, "slow", 1))
+                    self._tell_slow(one)
             elif self.items:
                 self._put_gap(one)
             else:
                 self._tell_before(one)
 
     def _tell_before(self, gap: Gap) -> None:
-        for index, told in enumerate(self._before):
-            if (told.channel, told.reason) == (gap.channel, gap.reason):
-                self._before[index] = _sum(told, gap)
-                return
-        self._before.append(gap)
+        told = self._before.get((gap.channel, gap.reason))
+        self._before[gap.channel, gap.reason] = gap if told is None else _sum(told, gap)
+
+    def _tell_slow(self, dropped: Delivery) -> None:
+        self._tell_before(Gap(self._name_of(dropped.message.channel), "slow", 1))
 
     def _settle_skipped(self) -> None:
         for channel, missed in self._skipped.items():
@@ -164,7 +169,7 @@ class Buffer:
 
     def _take_special(self) -> Item | None:
         if self._before:
-            return self._before.pop(0)
+            return self._before.pop(next(iter(self._before)))
         if self.items:
             item = self.items.popleft()
             if self._gaps and isinstance(item, Gap):

@@ -1,5 +1,6 @@
 """What a backend can do for a subscription, known before it connects."""
 
+from fastapi_broadcaster._options import Options
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.backends.base import (
     Backend,
@@ -7,7 +8,6 @@ from fastapi_broadcaster.backends.base import (
     PatternBackend,
     TransactionBackend,
 )
-from fastapi_broadcaster.channels import Options
 from fastapi_broadcaster.exceptions import UnsupportedError
 from fastapi_broadcaster.messages import Message, Receipt
 

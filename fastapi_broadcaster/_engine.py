@@ -9,10 +9,10 @@ from typing import Any
 
 from fastapi_broadcaster._hub import Entry, Hub
 from fastapi_broadcaster._listener import Backoff, Listener, State
+from fastapi_broadcaster._options import Options
 from fastapi_broadcaster._publisher import Publisher
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.backends.base import Backend, HistoryBackend, PatternBackend
-from fastapi_broadcaster.channels import Options
 from fastapi_broadcaster.exceptions import BackendUnavailableError, GapReason, NotConnectedError
 from fastapi_broadcaster.history import Log, Replay
 from fastapi_broadcaster.messages import Gap
@@ -102,21 +102,29 @@ class Engine:
         gone = NotConnectedError("the broadcaster was disconnected")
         self.hub.close(gone)
         self.listener.close(BackendUnavailableError("the broadcaster was disconnected"))
-        await self.publisher.close()
-        running = set(self._tasks)
-        while running:  # more than once: `wait_for` of Python 3.11 can swallow a cancellation
-            for task in running:
-                task.cancel()
-            _, running = await asyncio.wait(running, timeout=0.5)
-        await self.backend.disconnect()
+        try:
+            await self.publisher.close()
+            running = set(self._tasks)
+            while running:  # more than once: `wait_for` of Python 3.11 can swallow a cancellation
+                for task in running:
+                    task.cancel()
+                _, running = await asyncio.wait(running, timeout=0.5)
+        finally:
+            await self.backend.disconnect()
         for task in self._tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 logger.error("%s: a task had failed", self.backend, exc_info=error)
 
-    def drain(self) -> None:
-        """End every stream at once, and every one that is opened from now on."""
+    def drain(self) -> "asyncio.Future[None]":
+        """End every stream at once, and every one that is opened from now on.
+
+        The future is done when all of them have gone.
+        """
+        gone = self.loop.create_future()
+        self.hub.when_empty(gone)
         self.draining = True
         self.hub.end(_Draining(), draining=True)
+        return gone
 
     def health(self) -> Health:
         listener = self.listener

@@ -11,6 +11,9 @@ from fastapi_broadcaster import _signals
 class Connectable(Protocol):
     """The part of a broadcaster that a lifespan needs."""
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
+
     async def connect(self) -> None: ...
 
     async def disconnect(self) -> None: ...
@@ -29,6 +32,7 @@ async def lifespan(
     def drain() -> None:
         loop.call_soon_threadsafe(broadcaster.drain)
 
+    ours = broadcaster.loop is None  # else somebody else connected it, and disconnects it
     await broadcaster.connect()
     for state in states:
         state.broadcaster = broadcaster
@@ -36,10 +40,11 @@ async def lifespan(
         with _signals.chained(drain) if handle_signals else nullcontext():
             yield
     finally:
-        broadcaster.drain()
         for state in states:
             del state.broadcaster
-        await broadcaster.disconnect()
+        if ours:
+            broadcaster.drain()
+            await broadcaster.disconnect()
 
 
 def _states(app: Any) -> list[Any]:

@@ -99,6 +99,12 @@ class Listener:
                     self.caught_up()
         except ConnectionLostError as error:
             return error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            logger.exception("%s: the listener was cancelled from within", self._backend)
+            return ConnectionLostError(str(error) or "cancelled from within")
         except Exception as error:
             logger.exception("%s: the listener failed and starts again", self._backend)
             return error

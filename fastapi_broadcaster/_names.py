@@ -32,6 +32,8 @@ def check_name(name: str) -> str:
 
 def check_value(parameter: str, value: object) -> str:
     """Return the text that a value puts into a template, or raise: nobody steps out of it."""
+    if value is None:
+        raise ChannelNameError(f"{parameter} has no value")
     if isinstance(value, Enum):
         value = value.value
     text = str(value)

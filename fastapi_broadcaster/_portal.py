@@ -2,9 +2,12 @@
 
 import asyncio
 import atexit
+import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -19,10 +22,17 @@ class Connectable(Protocol):
 
 
 class Portal:
-    """Runs coroutines from other threads, on a loop of its own where nobody runs one."""
+    """Runs coroutines from other threads, on a loop of its own where nobody runs one.
 
-    def __init__(self, broadcaster: Connectable) -> None:
+    A forked child has neither the parent's loops nor its threads: `forget` is called there.
+    """
+
+    _all: ClassVar["weakref.WeakSet[Portal]"] = weakref.WeakSet()
+
+    def __init__(self, broadcaster: Connectable, forget: Callable[[], None]) -> None:
         self._broadcaster = broadcaster
+        self._forget = forget
+        self._all.add(self)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -43,6 +53,8 @@ class Portal:
             raise RuntimeError(
                 "publish_sync() would block the event loop it needs: await publish() here"
             )
+        if not loop.is_running():
+            raise RuntimeError("the broadcaster is connected on an event loop that does not run")
         return asyncio.run_coroutine_threadsafe(work(), loop).result()
 
     def _find_loop(self) -> asyncio.AbstractEventLoop:
@@ -56,6 +68,8 @@ class Portal:
                 target=loop.run_forever, name="broadcaster-portal", daemon=True
             )
             self._thread.start()
+            while not loop.is_running():
+                time.sleep(0.001)
             atexit.register(self.close)
             asyncio.run_coroutine_threadsafe(self._broadcaster.connect(), loop).result()
             return loop
@@ -77,3 +91,14 @@ class Portal:
             thread.join()
             loop.close()
             atexit.unregister(self.close)
+
+    @classmethod
+    def after_fork(cls) -> None:
+        """Begin anew in a forked child."""
+        for portal in cls._all:
+            portal._lock = threading.Lock()
+            portal._loop = portal._thread = None
+            portal._forget()
+
+
+os.register_at_fork(after_in_child=Portal.after_fork)

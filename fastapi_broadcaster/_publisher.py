@@ -49,6 +49,7 @@ class Publisher:
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
         self._batch: asyncio.Task[None] | None = None
+        self._in_flight: list[_Waiting] = []
         self._ahead = 0
         self._closed = False
 
@@ -102,6 +103,7 @@ class Publisher:
             if not waiting.future.done():
                 batch.append(waiting)
         self._busy = bool(batch)
+        self._in_flight = batch
         if batch:
             self._batch = asyncio.create_task(self._send_batch(batch), name="broadcaster-publish")
 
@@ -156,7 +158,7 @@ class Publisher:
         if deadline is None and not self._gate.is_open():
             deadline = self._deadline()
         while True:
-            if deadline is not None and not self._gate.is_open():
+            while deadline is not None and not self._gate.is_open():
                 await self._until(deadline, self._gate.wait_open, lost)
             leaving = messages()
             try:
@@ -180,14 +182,17 @@ class Publisher:
         ) from lost
 
     async def close(self) -> None:
-        """Refuse whoever waits and wait for the batch in flight; no task is left."""
+        """Refuse whoever waits and wait for the batch in flight; no task and no caller is left."""
         self._closed = True
-        for waiting in self._waiting:
-            if not waiting.future.done():
-                waiting.future.set_exception(
-                    BackendUnavailableError("the broadcaster was disconnected before it published")
-                )
+        waiting = [*self._waiting]
         self._waiting.clear()
-        if self._batch is not None and not self._batch.done():
-            self._batch.cancel()
-            await asyncio.wait([self._batch])
+        try:
+            if self._batch is not None and not self._batch.done():
+                self._batch.cancel()
+                await asyncio.wait([self._batch])
+        finally:
+            for one in (*self._in_flight, *waiting):  # a task may end before its first step
+                if not one.future.done():
+                    one.future.set_exception(
+                        BackendUnavailableError("the broadcaster was disconnected; not published")
+                    )

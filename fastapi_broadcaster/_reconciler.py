@@ -94,8 +94,8 @@ class Reconciler:
                 await asyncio.sleep(0.5)
                 self._dirty.set()
                 continue
-            if generation == self._generation and not self._dirty.is_set():
-                self._restored()
+            if generation == self._generation:
+                self._restored()  # newcomers since then wait for themselves
 
     async def _unsubscribe(self, kind: _Kind) -> None:
         names = kind.unwanted()

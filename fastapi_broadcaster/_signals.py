@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -46,7 +46,8 @@ def _restore() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     for callback in list(_callbacks):
-        callback()
+        with suppress(RuntimeError):  # its loop has gone
+            callback()
     previous = _previous.get(number)
     if callable(previous):
         previous(number, frame)

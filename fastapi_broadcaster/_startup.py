@@ -88,6 +88,10 @@ def _check_backend(path: str, broadcaster: Broadcaster, dependency: Ours) -> Non
             raise
 
 
+def _bare(type: Any) -> Any:
+    return get_args(type)[0] if get_origin(type) is Annotated else type
+
+
 def _check_type(path: str, function: Any, name: str, dependency: Ours) -> None:
     """Compare X of `Annotated[Channel[X], Depends(...)]` with the template's type."""
     try:
@@ -98,11 +102,11 @@ def _check_type(path: str, function: Any, name: str, dependency: Ours) -> None:
     if get_origin(declared) not in (Channel, Subscriber):
         return
     [found] = get_args(declared)
-    types: tuple[Any, ...] = tuple(template.type for template in _templates(dependency))
+    types = [_bare(template.type) for template in _templates(dependency)]
     wanted = types[0]
     for other in types[1:]:
         wanted = wanted | other
-    if found not in (wanted, Any):
+    if _bare(found) not in (wanted, Any):
         raise TypeError(
             f"the parameter {name!r} of the route {path!r} is declared as {declared}, "
             f"but its channel carries {wanted}"

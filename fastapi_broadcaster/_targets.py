@@ -52,6 +52,10 @@ class Targets:
             return self._only.codec
         return self._first(channel).codec
 
+    def name_of(self, channel: str) -> str:
+        """The target through which a channel is heard: its name, or a pattern."""
+        return self._only.name if self._only is not None else self._first(channel).name
+
     def takes(self, message: Message) -> bool:
         """Whether a message that a broker sent once per subscription came by the first match."""
         if self._only is not None:

@@ -15,18 +15,12 @@ from fastapi_broadcaster._capabilities import check_options, no_log, publish_in
 from fastapi_broadcaster._engine import Engine, Health, Settings
 from fastapi_broadcaster._lifespan import lifespan
 from fastapi_broadcaster._listener import Backoff
+from fastapi_broadcaster._options import Options, SubscribeOptions
 from fastapi_broadcaster._portal import Portal
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.backends import Backend, BroadcastBackend, adapt, create_backend
 from fastapi_broadcaster.backends.base import HistoryBackend
-from fastapi_broadcaster.channels import (
-    Channel,
-    ChannelTemplate,
-    Options,
-    SubscribeOptions,
-    Subscription,
-    targets_of,
-)
+from fastapi_broadcaster.channels import Channel, ChannelTemplate, Subscription, targets_of
 from fastapi_broadcaster.exceptions import (
     MessageTooLargeError,
     NotConnectedError,
@@ -83,7 +77,7 @@ class Broadcaster:
         )
         self._handle_signals = handle_signals
         self._engine: Engine | None = None
-        self._portal = Portal(self)
+        self._portal = Portal(self, self._forget)
 
     def __repr__(self) -> str:
         return f"Broadcaster({str(self.backend)!r})"
@@ -155,14 +149,10 @@ class Broadcaster:
         Happens in the call; await the result to wait until all of them have gone. Streams that
         are opened from now on end at once too. Publishing goes on until `disconnect`.
         """
-        engine = self._engine
-        loop = engine.loop if engine is not None else asyncio.get_running_loop()
-        gone = loop.create_future()
-        if engine is None:
-            gone.set_result(None)
-        else:
-            engine.hub.when_empty(gone)
-            engine.drain()
+        if self._engine is not None:
+            return self._engine.drain()
+        gone = asyncio.get_running_loop().create_future()
+        gone.set_result(None)
         return gone
 
     def health(self) -> Health:
@@ -284,6 +274,10 @@ class Broadcaster:
         self, targets: tuple[Target, ...], options: Options
     ) -> tuple[Subscriber[Any], Callable[[], None]]:
         return await self._running().open(targets, options)
+
+    def _forget(self) -> None:
+        """Leave a connection that belongs to another process alone."""
+        self._engine = None
 
     def _running(self) -> Engine:
         if self._engine is None:

@@ -2,20 +2,19 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypedDict, overload
+from typing import Any, Generic, Protocol, overload
 
 from pydantic.fields import FieldInfo
 from typing_extensions import TypeForm, TypeVar, Unpack
 
 from fastapi_broadcaster import _names
-from fastapi_broadcaster._buffer import OVERFLOWS, Overflow
+from fastapi_broadcaster._options import Options, SubscribeOptions
 from fastapi_broadcaster._targets import Target
-from fastapi_broadcaster.history import History, Page
+from fastapi_broadcaster.history import Page
 from fastapi_broadcaster.messages import Receipt
 from fastapi_broadcaster.serializers import TEXT, Codec, Serializer
-from fastapi_broadcaster.subscribers import OnInvalid, Subscriber
+from fastapi_broadcaster.subscribers import Subscriber
 
 T = TypeVar("T", default=str)
 T_co = TypeVar("T_co", covariant=True, default=str)
@@ -67,8 +66,11 @@ class ChannelTemplate(Generic[T]):
 
     @property
     def pattern(self) -> str:
-        """The glob that hears every channel of the template."""
-        return "".join(text + "*" * bool(part) for text, part in self._parts)
+        """The glob that hears every channel of the template, with the constants that are bound."""
+        constants = self._constants()
+        return "".join(
+            text + (constants.get(part) or "*") * bool(part) for text, part in self._parts
+        )
 
     @property
     def fixed(self) -> str:
@@ -102,8 +104,7 @@ class ChannelTemplate(Generic[T]):
         Raises `ChannelNameError` for a value that would step out of the template, `TypeError`
         for a parameter that is missing or unknown.
         """
-        constants = {name: value for name, value in self.bindings.items() if is_constant(value)}
-        values = {**constants, **values}
+        values = {**self._constants(), **values}
         if values.keys() != set(self.parameters):
             wanted = ", ".join(self.parameters) or "none"
             raise TypeError(f"{self.name!r} takes the parameters {wanted}, not {list(values)}")
@@ -115,7 +116,12 @@ class ChannelTemplate(Generic[T]):
     def match(self, channel: str) -> Mapping[str, str] | None:
         """The values in a channel's name, None when it is not the template's."""
         found = self._regex.fullmatch(channel)
-        return found.groupdict() if found is not None else None
+        if found is None or not self._constants().items() <= found.groupdict().items():
+            return None
+        return found.groupdict()
+
+    def _constants(self) -> dict[str, str]:
+        return {name: str(value) for name, value in self.bindings.items() if is_constant(value)}
 
 
 def is_constant(value: object) -> bool:
@@ -131,52 +137,6 @@ def _is_binding(value: object) -> bool:
 
 def _type_name(type: object) -> str:
     return getattr(type, "__name__", None) or str(type)
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class Options:
-    """The options of one subscription, as they travel inside. None stands for the default."""
-
-    history: History | None = None
-    after: str | None = None
-    latest: bool = False
-    buffer_size: int | None = None
-    overflow: Overflow | None = None
-    on_invalid: OnInvalid = "skip"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.history, bool) or (isinstance(self.history, int) and self.history < 0):
-            raise ValueError('history= is a number of messages, "all" or a timedelta')
-        if isinstance(self.history, str) and self.history != "all":
-            raise ValueError('history= is a number of messages, "all" or a timedelta')
-        if self.latest and self.history is not None:
-            raise ValueError("give history= or latest=, not both")
-        if self.buffer_size is not None and self.buffer_size < 1:
-            raise ValueError(f"buffer_size= is at least 1 message, not {self.buffer_size}")
-        if self.overflow is not None and self.overflow not in OVERFLOWS:
-            raise ValueError(f"overflow= is one of {', '.join(OVERFLOWS)}, not {self.overflow!r}")
-        if self.on_invalid not in ("skip", "raise"):
-            raise ValueError(f'on_invalid= is "skip" or "raise", not {self.on_invalid!r}')
-
-    def but(self, *, after: str | None) -> "Options":
-        """The same options, resuming behind an id unless one was given."""
-        return self if after is None else replace(self, after=after)
-
-    @property
-    def wants_log(self) -> bool:
-        """Whether these options need a backend with history."""
-        return self.history is not None or self.latest or self.overflow == "catch_up"
-
-
-class SubscribeOptions(TypedDict, total=False):
-    """The keyword arguments of `subscribe`; see `Broadcaster.subscribe` for what they mean."""
-
-    history: History | None
-    after: str | None
-    latest: bool
-    buffer_size: int | None
-    overflow: Overflow | None
-    on_invalid: OnInvalid
 
 
 class Host(Protocol):

@@ -14,16 +14,10 @@ from starlette.websockets import WebSocketState
 from typing_extensions import TypeVar, Unpack
 
 from fastapi_broadcaster import _names
+from fastapi_broadcaster._options import Options, SubscribeOptions
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.broadcaster import Broadcaster
-from fastapi_broadcaster.channels import (
-    Channel,
-    ChannelTemplate,
-    Options,
-    SubscribeOptions,
-    Subscription,
-    is_constant,
-)
+from fastapi_broadcaster.channels import Channel, ChannelTemplate, Subscription, is_constant
 from fastapi_broadcaster.exceptions import (
     BackendUnavailableError,
     BroadcasterError,
@@ -33,6 +27,7 @@ from fastapi_broadcaster.exceptions import (
     NotConnectedError,
     SerializationError,
     SlowSubscriberError,
+    outward,
 )
 from fastapi_broadcaster.subscribers import Subscriber
 
@@ -43,6 +38,7 @@ D = TypeVar("D")
 T = TypeVar("T", default=str)
 logger = logging.getLogger("fastapi_broadcaster")
 
+_REASON = 123  # bytes that a WebSocket's close reason may have
 # error: (HTTP status, WebSocket close code)
 _ANSWERS: dict[type[BroadcasterError], tuple[int, int]] = {
     BackendUnavailableError: (503, 1013),
@@ -63,13 +59,16 @@ async def map_errors(connection: HTTPConnection) -> AsyncIterator[None]:
     try:
         yield
     except tuple(_ANSWERS) as error:
+        if isinstance(error, BackendUnavailableError):
+            logger.warning("%s", error)
         status, code = next(answer for kind, answer in _ANSWERS.items() if isinstance(error, kind))
         if not isinstance(connection, WebSocket):
             headers = {"Retry-After": "1"} if status == 503 else None
-            raise HTTPException(status, str(error), headers) from error
+            raise HTTPException(status, outward(error), headers) from error
         if code == 1013 and connection.application_state is WebSocketState.CONNECTING:
             await connection.accept()  # a browser sees the code of an accepted socket only
-        raise WebSocketException(code, str(error)[:120]) from error
+        reason = outward(error).encode()[:_REASON].decode(errors="ignore")
+        raise WebSocketException(code, reason) from error
 
 
 async def get_broadcaster(
@@ -129,7 +128,9 @@ class SubscriberDependency(Generic[T]):
     async def __call__(self, **values: Any) -> AsyncIterator[Subscriber[T]]:
         host = _host(self.broadcaster, values)
         named = [(_name(one, values), one.codec) for one in self.templates]
-        targets = tuple(Target(host.check_name(name), codec) for name, codec in named)
+        # two templates may name the same channel: the client chooses the values
+        chosen = {name: Target(host.check_name(name), codec) for name, codec in reversed(named)}
+        targets = tuple(reversed(chosen.values()))
         after = values[_HEADER] or values[_QUERY]
         subscription: Subscription[T] = Subscription(host, targets, self.options.but(after=after))
         try:

@@ -92,3 +92,14 @@ class BackendUnavailableError(BackendError):
             message += "; the message may have been published"
         super().__init__(message)
         self.maybe_published = maybe_published
+
+
+def outward(error: BroadcasterError) -> str:
+    """What may be told to a client: nothing of where the broker is."""
+    if not isinstance(error, BackendError):
+        return str(error)
+    if not isinstance(error, BackendUnavailableError):
+        return "the broker refused it"
+    outcome = str(error).rpartition("; ")[2]
+    known = outcome.startswith(("nothing was ", "the message may have been "))
+    return f"the broker is not reachable{'; ' + outcome if known else ''}"

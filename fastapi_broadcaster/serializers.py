@@ -92,6 +92,7 @@ class ModelSerializer(Generic[T]):
         return self._adapter.validate_json(data)
 
 
+_LINES, _COMPLAINT = 5, 500  # lines and characters of a complaint; a client chooses its causes
 _TEXT, _BYTES, _JSON = TextSerializer(), BytesSerializer(), JSONSerializer()
 _UNTYPED: tuple[object, ...] = (Any, object, JsonValue)
 Params = Callable[[str], Mapping[str, str] | None]
@@ -145,12 +146,18 @@ class Codec(Generic[T]):
             raise SerializationError(self._complaint(error)) from error
 
     def to_json(self, message: T) -> bytes:
-        """The browser's form: JSON of the type, on one line, whatever the serializer."""
-        if self._adapter is not None:
-            return self._adapter.dump_json(message, by_alias=True)
-        if isinstance(message, bytes):
-            return b'"' + base64.b64encode(message) + b'"'
-        return orjson.dumps(message, default=to_jsonable_python)
+        """The browser's form: JSON of the type, on one line, whatever the serializer.
+
+        Raises `SerializationError` for what a serializer of its own carries and JSON cannot.
+        """
+        try:
+            if self._adapter is not None:
+                return self._adapter.dump_json(message, by_alias=True)
+            if isinstance(message, bytes):
+                return b'"' + base64.b64encode(message) + b'"'
+            return orjson.dumps(message, default=to_jsonable_python)
+        except (ValueError, TypeError, PydanticSerializationError) as error:
+            raise SerializationError(self._complaint(error)) from error
 
     def from_frame(self, frame: str | bytes) -> T:
         """Read a browser's WebSocket frame: the bare text or bytes, else JSON of the type.
@@ -177,8 +184,11 @@ class Codec(Generic[T]):
         if isinstance(error, ValidationError):
             lines = error.errors(include_url=False, include_input=False)
             found = "; ".join(
-                f"{'.'.join(map(str, line['loc'])) or 'message'}: {_what(line)}" for line in lines
+                f"{'.'.join(map(str, line['loc'])) or 'message'}: {_what(line)}"
+                for line in lines[:_LINES]
             )
+            if len(lines) > _LINES:
+                found += f"; and {len(lines) - _LINES} more"
         elif isinstance(error, orjson.JSONDecodeError):
             found = f"invalid JSON: {error.msg} at position {error.pos}"
         elif isinstance(error, UnicodeError):
@@ -190,7 +200,7 @@ class Codec(Generic[T]):
             found = str(error)
         else:
             found = f"{type(error).__name__} in its serializer"
-        return f"not a valid {name}: {found}"
+        return f"not a valid {name}: {found[:_COMPLAINT]}"
 
 
 def _what(error: ErrorDetails) -> str:

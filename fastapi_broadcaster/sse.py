@@ -24,7 +24,7 @@ from fastapi_broadcaster.exceptions import (
     SlowSubscriberError,
 )
 from fastapi_broadcaster.messages import Gap
-from fastapi_broadcaster.streams import BODY_SIZE, StalledError, Stream
+from fastapi_broadcaster.streams import StalledError, Stream
 from fastapi_broadcaster.subscribers import Subscriber
 
 T = TypeVar("T")
@@ -176,22 +176,22 @@ class _EventStream(Stream):
         return b"id: %b\n" % (self.subscriber.cursor or LIVE).encode()
 
     def compose(self) -> ASGIMessage | None:
-        take, chunks, size = self.subscriber.take, list[bytes](), 0
-        while size < BODY_SIZE and (item := take()) is not None:
-            frame = self._gap(item) if isinstance(item, Gap) else self._frame(item)
-            chunks.append(frame)
-            size += len(frame)
-            until = self._until
-            if until is not None and isinstance(item, View) and until(item.event.message):
-                self.finished = True
-                chunks.append(b"event: end\nid: %b\ndata:\n\n" % END.encode())
-                break
+        chunks = self.collect(self._frame_or_gap)
         if not chunks:
             return None
         return _body(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     def compose_ping(self) -> ASGIMessage:
         return _body(b": ping\n\n")
+
+    def _frame_or_gap(self, item: View[Any] | Gap) -> bytes:
+        if isinstance(item, Gap):
+            return self._gap(item)
+        frame = self._frame(item)
+        if self._until is not None and self._until(item.event.message):
+            self.finished = True
+            frame += b"event: end\nid: %b\ndata:\n\n" % END.encode()
+        return frame
 
     def _frame(self, view: View[Any]) -> bytes:
         frame: bytes = view.frames.get(self._key, b"")

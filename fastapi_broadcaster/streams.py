@@ -6,16 +6,20 @@ import logging
 import types
 from abc import ABC, abstractmethod
 from asyncio import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]  # for task authors
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Send
 
+from fastapi_broadcaster.deliveries import View
+from fastapi_broadcaster.exceptions import SerializationError
+from fastapi_broadcaster.messages import Gap
 from fastapi_broadcaster.subscribers import Subscriber
 
 logger = logging.getLogger("fastapi_broadcaster")
 BODY_SIZE = 65_536  # bytes after which what waits is left to the next send
+_FAREWELL = 1.0  # seconds that a send may still take when the stream is to end
 
 
 class StalledError(Exception):
@@ -54,11 +58,43 @@ class Stream(ABC):
         self._context: contextvars.Context
         self._parked: asyncio.Future[None] | None = None
         self._stuck: tuple[Coroutine[Any, Any, None], Any] | None = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
+        self._held: Exception | None = None
+        self._stall: asyncio.Timeout | None = None
 
     @abstractmethod
     def compose(self) -> ASGIMessage | None:
         """The next ASGI message of what waits, None when nothing does."""
+
+    def collect(self, render: Callable[[View[Any] | Gap], bytes]) -> list[bytes]:
+        """Render what waits, up to `BODY_SIZE`; an error comes after what was taken before it."""
+        if self._held is not None:
+            raise self._held
+        chunks, size = list[bytes](), 0
+        while size < BODY_SIZE and not self.finished:
+            try:
+                if (item := self.subscriber.take()) is None:
+                    break
+                chunk = self._render(render, item)
+            except Exception as error:
+                if not chunks:
+                    raise
+                self._held = error
+                break
+            if chunk is not None:
+                chunks.append(chunk)
+                size += len(chunk)
+        return chunks
+
+    def _render(
+        self, render: Callable[[View[Any] | Gap], bytes], item: View[Any] | Gap
+    ) -> bytes | None:
+        """None for a message that has no JSON: it is as invalid as one that does not decode."""
+        try:
+            return render(item)
+        except SerializationError as error:
+            self.subscriber.refuse(error)
+            return None
 
     @abstractmethod
     def compose_ping(self) -> ASGIMessage:
@@ -105,9 +141,9 @@ class Stream(ABC):
     # -- the stream's own task --------------------------------------------------------------
 
     async def _write(self) -> None:
-        self._start_timers()
         self.subscriber.attach(self.flush)
         try:
+            self._start_timers()
             while not self.finished:
                 message = self.compose()
                 if message is None and self._ping_due:
@@ -115,8 +151,7 @@ class Stream(ABC):
                 if message is not None:
                     self._sent = self._loop.time()
                     self._ping_due = False
-                    async with asyncio.timeout(self._send_timeout) as stall:
-                        await self._patiently(self._send(message), stall)
+                    await self._patiently(self._send(message))
                 elif self.subscriber.behind:
                     await self.subscriber.read_page()
                 elif self.subscriber.ended:
@@ -130,13 +165,27 @@ class Stream(ABC):
             if self._stuck is not None:
                 self._stuck[0].close()
 
-    async def _patiently(self, sending: Any, stall: asyncio.Timeout) -> None:
+    async def _patiently(self, sending: Awaitable[None]) -> None:
+        """Give up on a peer that takes nothing; sooner when the stream is to end."""
+        begun = self._loop.time()
+        stall = self._stall = asyncio.timeout(self._send_timeout)
         try:
-            await sending
-        except (TimeoutError, asyncio.CancelledError):
+            async with stall:
+                self._hurry()
+                await sending
+        except TimeoutError:
             if stall.expired():
-                raise StalledError(f"took nothing for {self._send_timeout:g} s") from None
+                seconds = self._loop.time() - begun
+                raise StalledError(f"took nothing for {seconds:.1f} s") from None
             raise
+        finally:
+            self._stall = None
+
+    def _hurry(self) -> None:
+        """A stream that is to end waits no longer than a moment for its peer."""
+        soon = self._loop.time() + _FAREWELL
+        if self.subscriber.ended and self._stall is not None and not self._stall.expired():
+            self._stall.reschedule(min(self._stall.when() or soon, soon))
 
     async def _park(self) -> None:
         """Wait for work; a send that an inline step left suspended is ours to finish."""
@@ -152,8 +201,7 @@ class Stream(ABC):
             self._parked = None
         if self._stuck is not None:
             (sending, yielded), self._stuck = self._stuck, None
-            async with asyncio.timeout(self._send_timeout) as stall:
-                await self._patiently(_resume(sending, yielded, thrown), stall)
+            await self._patiently(_resume(sending, yielded, thrown))
         if self._failure is not None:
             raise self._failure
 
@@ -166,7 +214,7 @@ class Stream(ABC):
     def flush(self) -> None:
         """Send what waits now, if the stream's task is idle."""
         if self._parked is None or self._parked.done():
-            return
+            return self._hurry()
         if not self.subscriber.inline_sends:
             return self._wake()
         try:
@@ -176,7 +224,7 @@ class Stream(ABC):
                     return self._wake()
                 if self.finished:
                     break
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._failure = error
         if self.finished or self._failure or self.subscriber.behind or self.subscriber.ended:
             self._wake()

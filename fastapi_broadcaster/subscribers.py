@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, Self
 
@@ -61,7 +61,7 @@ class Subscriber(Generic[T]):
         self.draining = False
         self.error: Exception | None = None
         self.refill: Callable[[], Coroutine[None, None, None]] | None = None
-        self._buffer = Buffer(buffer_size, overflow)
+        self._buffer = Buffer(buffer_size, overflow, self.targets.name_of)
         self._overflow: Overflow = overflow
         self._page: deque[Item | Lost] = deque()
         self._on_invalid: OnInvalid = on_invalid
@@ -104,7 +104,7 @@ class Subscriber(Generic[T]):
             pass
         return item.event
 
-    async def stream(self) -> AsyncIterator[Event[T] | Gap]:
+    async def stream(self) -> AsyncGenerator[Event[T] | Gap]:
         """Yield events, and a `Gap` at each place where messages may be missing."""
         try:
             while True:
@@ -244,7 +244,7 @@ class Subscriber(Generic[T]):
                     if not self._predicates or self._is_wanted(view.event):
                         return view
                 elif view is not None:
-                    self._refuse(view)
+                    self.refuse(view)
 
     def _pass(self, lost: Lost) -> Gap:
         if lost.cursor is not None:
@@ -255,7 +255,8 @@ class Subscriber(Generic[T]):
     def _is_wanted(self, event: Event[T]) -> bool:
         return all(predicate(event) for predicate in self._predicates)
 
-    def _refuse(self, error: SerializationError) -> None:
+    def refuse(self, error: SerializationError) -> None:
+        """Count a message that does not fit; raises it with `on_invalid="raise"`."""
         self.invalid += 1
         if self._on_invalid == "raise":
             self.end()

@@ -22,15 +22,17 @@ from fastapi_broadcaster.exceptions import (
     MessageTooLargeError,
     SerializationError,
     SlowSubscriberError,
+    outward,
 )
 from fastapi_broadcaster.messages import Gap
 from fastapi_broadcaster.serializers import Codec
-from fastapi_broadcaster.streams import BODY_SIZE, StalledError, Stream
+from fastapi_broadcaster.streams import StalledError, Stream
 from fastapi_broadcaster.subscribers import Subscriber
 
 T = TypeVar("T")
 U = TypeVar("U")
 logger = logging.getLogger("fastapi_broadcaster")
+_ERRORS = 16  # frames that may wait for a client that does not read
 _TOLD = (SerializationError, MessageTooLargeError, ChannelNameError, BackendError)
 
 
@@ -63,6 +65,8 @@ async def relay(
     1012 when draining, 1013 when the broker is away or the client too slow. Does not raise for
     what a client sends.
     """
+    if isinstance(allowed_origins, str):
+        raise TypeError("allowed_origins= is a collection of origins, not one str")
     if publish_to is not None and on_message is not None:
         raise ValueError("give publish_to= or on_message=, not both")
     if not _same_origin(websocket, allowed_origins):
@@ -136,6 +140,8 @@ async def _receive(websocket: WebSocket, stream: "_FrameStream", inbox: _Inbox[A
         try:
             await inbox.put(frame if frame is not None else message["bytes"])
         except _TOLD as error:
+            if isinstance(error, BackendError):
+                logger.warning("%s", error)
             stream.tell(error)
 
 
@@ -153,8 +159,10 @@ class _FrameStream(Stream):
         self._errors: list[bytes] = []
 
     def tell(self, error: BroadcasterError) -> None:
-        """Send an error frame; the socket stays."""
-        told = {"type": "error", "error": type(error).__name__, "detail": str(error)}
+        """Send an error frame; the socket stays. A client that reads none gets no more."""
+        if len(self._errors) >= _ERRORS:
+            return
+        told = {"type": "error", "error": type(error).__name__, "detail": outward(error)}
         self._errors.append(orjson.dumps(told))
         self.flush()
 
@@ -167,9 +175,14 @@ class _FrameStream(Stream):
     def _compose_one(self) -> ASGIMessage | None:
         if self._errors:
             return {"type": "websocket.send", "text": self._errors.pop(0).decode()}
-        while isinstance(item := self.subscriber.take(), Gap):
-            pass
-        return None if item is None else self._frame(item)
+        while (item := self.subscriber.take()) is not None:
+            if isinstance(item, Gap):
+                continue
+            try:
+                return self._frame(item)
+            except SerializationError as error:
+                self.subscriber.refuse(error)
+        return None
 
     def _frame(self, view: View[Any]) -> ASGIMessage:
         frame: str | bytes | None = view.frames.get("bare")
@@ -183,17 +196,15 @@ class _FrameStream(Stream):
         return {"type": "websocket.send", "text": frame}
 
     def _compose_array(self) -> ASGIMessage | None:
-        chunks, self._errors = self._errors, []
-        size = sum(map(len, chunks))
-        while size < BODY_SIZE and (item := self.subscriber.take()) is not None:
-            chunk = _gap(item) if isinstance(item, Gap) else self._enveloped(item)
-            chunks.append(chunk)
-            size += len(chunk)
+        errors, self._errors = self._errors, []
+        chunks = errors or self.collect(self._enveloped)
         if not chunks:
             return None
         return {"type": "websocket.send", "text": (b"[" + b",".join(chunks) + b"]").decode()}
 
-    def _enveloped(self, view: View[Any]) -> bytes:
+    def _enveloped(self, view: View[Any] | Gap) -> bytes:
+        if isinstance(view, Gap):
+            return _gap(view)
         composite = self.subscriber.targets.composite
         frame: bytes | None = None if composite else view.frames.get("envelope")
         if frame is None:

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 import pytest
 
 from fastapi_broadcaster import Backend, HistoryBackend, MemoryBackend, PatternBackend
+from fastapi_broadcaster.backends.kafka import KafkaBackend
 from fastapi_broadcaster.backends.postgres import PostgresBackend
 from fastapi_broadcaster.backends.postgres_stream import PostgresStreamBackend
+from fastapi_broadcaster.backends.rabbitmq import RabbitMQBackend
+from fastapi_broadcaster.backends.rabbitmq_stream import RabbitMQStreamBackend
 from fastapi_broadcaster.backends.redis import RedisBackend
 from fastapi_broadcaster.backends.redis_stream import RedisStreamBackend
 from tests.brokers import Broker, MemoryBroker, RedisBroker
 from tests.conformance.toy import ToyBackend, ToyBroker
+from tests.kafka.broker import KafkaBroker
 from tests.postgres.broker import PostgresBroker, PostgresStreamBroker
+from tests.rabbitmq.broker import RabbitMQBroker, RabbitMQStreamBroker
 from tests.redis_stream.broker import RedisStreamBroker
 
 
@@ -31,6 +36,8 @@ class BackendCase:
     """Whether a broker is reached by `broker.url` from another process."""
     exact_missed: bool = False
     """Whether a gap "expired" tells how many messages are missing."""
+    receipts: bool = True
+    """Whether a receipt has the id of its event, on a backend with a log."""
     instead: str = ""
     """What an `UnsupportedError` for history names as the way out."""
 
@@ -69,6 +76,19 @@ CASES = [
     ),
     BackendCase(
         id="postgres-stream", backend_class=PostgresStreamBackend, broker=PostgresStreamBroker
+    ),
+    BackendCase(id="kafka", backend_class=KafkaBackend, broker=KafkaBroker),
+    BackendCase(
+        id="amqp",
+        backend_class=RabbitMQBackend,
+        broker=RabbitMQBroker,
+        instead="amqp-stream://",
+    ),
+    BackendCase(
+        id="amqp-stream",
+        backend_class=RabbitMQStreamBackend,
+        broker=RabbitMQStreamBroker,
+        receipts=False,
     ),
     BackendCase(
         id="toy",

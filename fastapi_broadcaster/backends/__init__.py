@@ -18,6 +18,11 @@ SCHEMES: dict[str, tuple[str, str, str]] = {
     "postgres": ("postgres", "from_url", "postgres"),
     "postgresql": ("postgres", "from_url", "postgres"),
     "postgres-stream": ("postgres_stream", "from_url", "postgres"),
+    "kafka": ("kafka", "from_url", "kafka"),
+    "amqp": ("rabbitmq", "from_url", "rabbitmq"),
+    "amqps": ("rabbitmq", "from_url", "rabbitmq"),
+    "amqp-stream": ("rabbitmq_stream", "from_url", "rabbitmq"),
+    "amqps-stream": ("rabbitmq_stream", "from_url", "rabbitmq"),
 }
 
 
@@ -27,10 +32,14 @@ def create_backend(url: str) -> Backend:
     Raises `ValueError` for an unknown scheme or option, `ImportError` naming the extra to
     install. No message repeats the URL: it may hold a password.
     """
-    scheme = urlsplit(url).scheme.lower()
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"unknown backend {scheme + '://' if scheme else 'URL'}: use {known}")
+    try:
+        urlsplit(url)
+    except ValueError:
+        raise ValueError(f"{scheme}://: the URL cannot be read; is the password quoted?") from None
     module, factory, extra = SCHEMES[scheme]
     try:
         found = import_module(f"fastapi_broadcaster.backends.{module}")

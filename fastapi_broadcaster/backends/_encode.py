@@ -1,7 +1,8 @@
 """Backends written for encode/broadcaster (`next_published()`) go on working here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from fastapi_broadcaster.backends.base import Backend, Outcome
@@ -49,6 +50,7 @@ class EncodeAdapter(Backend):
         self._heard: list[Message | Gap] = []
         self._wake = asyncio.Event()
         self._broken = False
+        self._error: BaseException | None = None
 
     def __str__(self) -> str:
         return type(self.backend).__name__
@@ -82,7 +84,8 @@ class EncodeAdapter(Backend):
     async def subscribe(self, channels: Collection[str]) -> Mapping[str, Cursor]:
         for channel in channels:
             if channel not in self._live:
-                await self.backend.subscribe(channel)
+                with self._losing():
+                    await self.backend.subscribe(channel)
                 self._live.add(channel)
             if channel in self._was_live:
                 self._was_live.discard(channel)
@@ -95,7 +98,18 @@ class EncodeAdapter(Backend):
             self._was_live.discard(channel)
             if channel in self._live:
                 self._live.discard(channel)
-                await self.backend.unsubscribe(channel)
+                with self._losing():
+                    await self.backend.unsubscribe(channel)
+
+    @contextmanager
+    def _losing(self) -> Generator[None]:
+        """A connection that fails here is over for `listen` too."""
+        try:
+            yield
+        except OSError as error:
+            self._error = error
+            self._wake.set()
+            raise ConnectionLostError(f"{self}: {error}") from error
 
     async def listen(self) -> AsyncIterator[Sequence[Message | Gap]]:
         if self._broken:
@@ -114,9 +128,12 @@ class EncodeAdapter(Backend):
                 batch, self._heard = self._heard, []
                 if batch:
                     yield batch
-                if pump.done():
+                if pump.done() or self._error is not None:
+                    cause = self._error
+                    if cause is None and not pump.cancelled():
+                        cause = pump.exception()
                     self._lose()
-                    raise ConnectionLostError(f"{self}: {pump.exception()}")
+                    raise ConnectionLostError(f"{self}: {cause or 'it was cancelled'}")
         finally:
             pump.cancel()
             await asyncio.wait([pump])
@@ -132,6 +149,7 @@ class EncodeAdapter(Backend):
 
     def _lose(self) -> None:
         self._broken = True
+        self._error = None
         self._was_live |= self._live
         self._live.clear()
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -43,26 +43,17 @@ _LOST = (
 class Address:
     """Where the server is, by a URL that asyncpg reads, and how it is named: without a password.
 
-    `ours` are options in the URL's query that are not asyncpg's (as `sslmode` is), nor a setting
-    of the session. Time-outs are in seconds.
+    Time-outs are in seconds.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        ours: Collection[str] = (),
-        connect_timeout: float,
-        command_timeout: float,
-    ) -> None:
+    def __init__(self, url: str, *, connect_timeout: float, command_timeout: float) -> None:
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         if any("@" in text for text in (parts.path, parts.fragment, *query)):
             raise ValueError(
                 f"{parts.scheme}://: a / ? # or @ in the user or password must be percent-encoded"
             )
-        query = {name: text for name, text in query.items() if name not in ours}
-        self.dsn = parts._replace(scheme="postgresql", query=urlencode(query)).geturl()
+        self.dsn = parts._replace(scheme="postgresql").geturl()
         self.name = _name(parts.scheme, parts.netloc, parts.path, query)
         self.connect_timeout = connect_timeout
         self.command_timeout = command_timeout
@@ -88,7 +79,7 @@ class Address:
                 raise asyncpg.ReadOnlySQLTransactionError("it is a standby")
         except BaseException as error:
             connection.terminate()
-            if not isinstance(error, asyncpg.PostgresError | OSError | asyncpg.InterfaceError):
+            if not isinstance(error, (asyncpg.PostgresError, *_LOST)):
                 raise
             raise BackendUnavailableError(self._reason(error)) from error
         return connection
@@ -126,17 +117,22 @@ class Address:
             raise BackendError(f"{self}: {error}") from error
 
 
-def read_options(url: str, readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """Our own options in a URL; raises `ValueError` for one that cannot be read."""
+def split_options(
+    url: str, readers: Mapping[str, Callable[[str], Any]]
+) -> tuple[str, dict[str, Any]]:
+    """Take our own options out of a URL; raises `ValueError` for one that cannot be read."""
     parts = urlsplit(url)
     options: dict[str, Any] = {}
+    rest: list[tuple[str, str]] = []
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         try:
             if name in readers:
                 options[name] = readers[name](text)
+            else:
+                rest.append((name, text))
         except ValueError:
             raise ValueError(f"{parts.scheme}://: {name}={text!r} cannot be read") from None
-    return options
+    return parts._replace(query=urlencode(rest)).geturl(), options
 
 
 def _name(scheme: str, netloc: str, path: str, query: Mapping[str, str]) -> str:

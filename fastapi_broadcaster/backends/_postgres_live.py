@@ -29,7 +29,15 @@ class Live:
         self.position: int | None = None
         self.seen = 0
         self.epoch = ""
+        self.epochs: set[str] = set()  # those in which this process has lost nothing
         self._told: dict[str, int] = {}
+
+    def enter(self, epoch: str, *, lost: bool = False) -> None:
+        """A truncate that is heard of in its place loses nothing that was not heard before."""
+        if lost:
+            self.epochs.clear()
+        self.epoch = epoch
+        self.epochs.add(epoch)
 
     def start(self, position: int) -> None:
         self.position = self.seen = position
@@ -41,7 +49,7 @@ class Live:
     def notice(self, payload: str) -> tuple[Message, bool] | None:
         """Read a notification: a message and whether its data must be fetched; None if unwanted."""
         if payload.startswith("epoch "):
-            self.epoch = payload[6:]
+            self.enter(payload[6:])
             return None
         head, _, body = payload.partition("\n")
         try:

@@ -32,7 +32,7 @@ class Retention:
         self._pause = None if max_age is None else min(max(max_age / 10, 0.5), 60.0)
         self._odds = 0.0 if keep is None else _LOOKS / keep
         self._due: set[str] = set()
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Event | None = None
         self._trim_sql = f"select {schema.table}_trim($1, $2, $3)"
         self._expire_sql = f"select {schema.table}_expire($1, $2)"
         self._expired = 0.0
@@ -41,17 +41,19 @@ class Retention:
         """A message of this channel has come."""
         if random.random() < self._odds:
             self._due.add(channel)
-            self._wake.set()
+            if self._wake is not None:
+                self._wake.set()
 
     async def run(self) -> None:
         """Trim for ever."""
+        wake = self._wake = asyncio.Event()
         while True:
             try:
                 async with asyncio.timeout(self._pause):
-                    await self._wake.wait()
+                    await wake.wait()
             except TimeoutError:
                 pass
-            self._wake.clear()
+            wake.clear()
             due, self._due = self._due, set()
             try:
                 await self._trim(sorted(due))

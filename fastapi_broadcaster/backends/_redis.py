@@ -5,7 +5,7 @@ import math
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
@@ -31,6 +31,10 @@ from fastapi_broadcaster.exceptions import (
 )
 
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+_ENCODE = (
+    "the URL cannot be read: is the port a number, and are : / ? # [ ] @ in the user and the "
+    "password percent-encoded?"
+)
 _POOL_OPTIONS = ("connection_class", "max_connections", "timeout")
 _OURS = ("maint_", "orig_", "oss_", "himport", "event_dispatcher", "retry")
 
@@ -39,41 +43,60 @@ class Server:
     """One Redis server: its connections never retry, so that nothing is ever sent twice."""
 
     def __init__(
-        self, kind: type[AbstractConnection], options: dict[str, Any], *, scheme: str = "redis"
+        self,
+        kind: type[AbstractConnection],
+        options: dict[str, Any],
+        *,
+        scheme: str = "redis",
+        client: Redis | None = None,
     ) -> None:
         self._kind = kind
+        self._client = client  # the connections of a Sentinel know its pool by a weak reference
         self._options: dict[str, Any] = {
-            "socket_timeout": 5.0,
             "socket_connect_timeout": 5.0,
             **options,
+            "socket_timeout": None,  # redis-py's way to it swallows cancellations: see `exchange`
+            "encoding": "utf-8",
+            "encoding_errors": "strict",
             "decode_responses": False,
             "health_check_interval": 0,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_timeout": False,
             "retry_on_error": [],
         }
-        self.timeout: float = self._options["socket_timeout"] or 5.0
-        connection = self.connection()
-        where = getattr(connection, "path", None) or (
-            f"{getattr(connection, 'host', '?')}:{getattr(connection, 'port', '?')}"
+        self.timeout: float = options.get("socket_timeout") or 5.0
+        self._handshake: float = self.timeout + (
+            self._options["socket_connect_timeout"] or self.timeout
         )
+        connection = self.connection()
+        pool = getattr(client, "connection_pool", None)
+        where = getattr(pool, "service_name", None) or getattr(connection, "path", None)
+        if where is None:
+            where = f"{getattr(connection, 'host', '?')}:{getattr(connection, 'port', '?')}"
         if "SSL" in kind.__name__:
             scheme = scheme.replace("redis", "rediss", 1)
         self._name = f"{scheme}://{where}"
 
     @classmethod
     def from_url(cls, url: str, *, scheme: str = "redis") -> "Server":
-        """Read a `redis://` or `rediss://` URL; options are those of redis-py's own URLs."""
+        """Read a `redis://` or `rediss://` URL; options are those of redis-py's own URLs.
+
+        Raises `ValueError`, which shows nothing that may be a part of a password.
+        """
+        name = scheme.replace("redis", "rediss", 1) if url.startswith("rediss:") else scheme
+        parts = split_url(url, name)
         try:
             options: dict[str, Any] = dict(parse_url(url))
             kind: type[AbstractConnection] = options.pop("connection_class", Connection)
-            options = {name: value for name, value in options.items() if name not in _POOL_OPTIONS}
+            options = {key: value for key, value in options.items() if key not in _POOL_OPTIONS}
             return cls(kind, options, scheme=scheme)
         except TypeError as error:
-            name = str(error).rpartition("argument ")[2]
-            if urlsplit(url).scheme == "rediss":
-                scheme = scheme.replace("redis", "rediss", 1)
-            raise ValueError(f"{scheme}://: unknown option {name} in the URL") from None
+            problem = f"unknown option {str(error).rpartition('argument ')[2]} in the URL"
+        except (ValueError, RedisError) as error:
+            problem = str(error)
+        if "@" in unquote(parts.query):
+            problem = _ENCODE
+        raise ValueError(f"{name}://: {problem}")  # outside, so that no context shows more
 
     @classmethod
     def of(cls, client: Redis, *, scheme: str = "redis") -> "Server":
@@ -84,7 +107,7 @@ class Server:
             for name, value in pool.connection_kwargs.items()
             if not name.startswith(_OURS)
         }
-        return cls(pool.connection_class, options, scheme=scheme)
+        return cls(pool.connection_class, options, scheme=scheme, client=client)
 
     def __str__(self) -> str:
         return self._name
@@ -94,8 +117,16 @@ class Server:
         return self._kind(**{**self._options, **options})
 
     async def open(self, connection: AbstractConnection) -> None:
-        """Connect, with the driver's own errors."""
-        await cast(Any, connection).connect()  # without annotations in redis-py
+        """Connect, with the driver's own errors; what does not come to be is closed."""
+        limit = asyncio.timeout(self._handshake)
+        try:
+            async with limit:
+                await cast(Any, connection).connect()  # without annotations in redis-py
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise RedisTimeoutError(f"no answer within {self._handshake:g} s") from None
+            raise
 
     async def revive(self, connection: AbstractConnection) -> None:
         """Make a connection one that is not known to be dead; nothing is sent.
@@ -125,6 +156,19 @@ class Server:
             raise BackendError(f"{self}: {error}") from error
 
 
+def split_url(url: str, scheme: str) -> SplitResult:
+    """Cut a URL up; a `ValueError` for what a bad one in it hides, without showing it."""
+    parts = None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = None
+    if parts is None or "@" in parts.path + parts.fragment:
+        raise ValueError(f"{scheme}://: {_ENCODE}")
+    return parts
+
+
 def pack(*arguments: bytes) -> bytes:
     """One command in Redis' protocol."""
     bulks = [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
@@ -134,7 +178,7 @@ def pack(*arguments: bytes) -> bytes:
 def as_map(reply: Any) -> dict[bytes, Any]:
     """A map, which older versions of the protocol send as a flat list."""
     if isinstance(reply, list):
-        flat: list[Any] = reply
+        flat = cast("Sequence[Any]", reply)
         return dict(zip(flat[::2], flat[1::2], strict=True))
     return cast("dict[bytes, Any]", reply)
 

@@ -54,15 +54,19 @@ class Listening:
         self._lost: Exception | None = None
 
     def _ask_over_new(self) -> Questions:
-        connection = self._server.connection(socket_timeout=None)
+        connection = self._server.connection()
         return Questions(connection, self._settings, self._server.timeout)
 
     async def open(self) -> None:
         """Connect; raises `ConnectionLostError`."""
-        with self._asking():
+        try:
             await self._server.revive(self._questions.connection)
             self._epoch = await self._questions.epoch()
             await self._widen()
+        except ConnectionLostError:
+            raise
+        except (RedisError, BackendError, OSError) as error:
+            raise ConnectionLostError(f"{self._server}: {error}") from error
 
     async def batches(self) -> AsyncIterator[Sequence[Message | Gap]]:
         """Whatever has been read since, until a connection is lost."""

@@ -99,9 +99,7 @@ class Pages:
         """Ask, and ask again if it was over an idle connection that turned out to be dead."""
         while True:
             reused = bool(self._idle)
-            connection = (
-                self._idle.pop() if reused else self._server.connection(socket_timeout=None)
-            )
+            connection = self._idle.pop() if reused else self._server.connection()
             try:
                 await self._server.revive(connection)
                 with self._server.errors():

@@ -87,10 +87,12 @@ class Questions:
     async def epoch(self) -> int:
         """The mark of this life of the server's data; makes one where there is none."""
         mark, key = secrets.token_hex(8).encode(), self._settings.epoch_key
-        [found] = await self._ask(pack(b"SET", key, mark, b"NX", b"GET"))
+        [found] = await self._ask(pack(b"GET", key))
+        if found is None:
+            [found] = await self._ask(pack(b"SET", key, mark, b"NX", b"GET"))
         if isinstance(found, Exception):
             raise found
-        return epoch_of(found or mark)
+        return epoch_of(mark if found is None else found)
 
     async def begin(self, places: Collection[Place]) -> None:
         """Move new places behind everything that was ever added."""

@@ -43,10 +43,10 @@ class _Ring:
 
     __slots__ = ("born", "count", "floor", "messages", "used")
 
-    def __init__(self, floor: int) -> None:
+    def __init__(self, born: int, floor: int) -> None:
         self.messages: deque[Message] = deque()
         self.count = 0  # messages ever put in
-        self.born = floor  # keys below are of an earlier ring of the same name
+        self.born = born  # keys below are of an earlier ring of the same name
         self.floor = floor  # nothing behind this key was dropped
         self.used = 0.0
 
@@ -100,14 +100,9 @@ class MemoryBackend(HistoryBackend, PatternBackend):
 
     def _append(self, message: Message, now: float, at: float) -> None:
         channel = message.channel
-        ring = self._rings.get(channel)
-        if ring is None:
-            ring = self._rings[channel] = _Ring(self._floor)
-        else:
-            self._rings.move_to_end(channel)
+        ring = self._use(channel, now)
         self._counter += 1
         ring.count += 1
-        ring.used = now
         message.position = ("", self._counter << _SHIFT | ring.count & _LOW)
         message.time = at
         ring.messages.append(message)
@@ -116,26 +111,41 @@ class MemoryBackend(HistoryBackend, PatternBackend):
         if channel in self._channels or self._patterns:
             self._heard.append(message)
 
-    def _key(self, counter: int, ring: _Ring | None) -> int:
-        return counter << _SHIFT | (ring.count & _LOW if ring is not None else 0)
+    def _use(self, channel: str, now: float) -> _Ring:
+        """The ring of a channel, which is not idle now."""
+        ring = self._rings.get(channel)
+        if ring is None:
+            ring = self._rings[channel] = _Ring(self._counter << _SHIFT, self._floor)
+        else:
+            self._rings.move_to_end(channel)
+        ring.used = now
+        return ring
 
     def _drop_idle(self, now: float) -> None:
+        """Forget rings that nobody used for long; one with a subscriber is in use."""
         while self._rings:
             channel, ring = next(iter(self._rings.items()))
             if now - ring.used <= self.ttl:
                 return
-            self._floor = max(self._floor, _key_of(ring.messages[-1]))
+            if channel in self._channels:
+                self._use(channel, now)
+                continue
+            if ring.messages:
+                self._floor = max(self._floor, _key_of(ring.messages[-1]))
             del self._rings[channel]
 
     async def subscribe(self, channels: Collection[str]) -> Mapping[str, Cursor]:
         self._channels.update(channels)
+        now, counter = time.monotonic(), self._counter << _SHIFT
         return {
-            channel: {"": self._key(self._counter, self._rings.get(channel))}
-            for channel in channels
+            channel: {"": counter | self._use(channel, now).count & _LOW} for channel in channels
         }
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
         self._channels.difference_update(channels)
+        now = time.monotonic()
+        for channel in channels:
+            self._use(channel, now)
 
     async def psubscribe(self, patterns: Collection[str]) -> None:
         self._patterns.update(patterns)

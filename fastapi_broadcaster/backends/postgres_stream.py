@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from datetime import datetime
 from typing import Any
 
-from fastapi_broadcaster.backends._postgres import Address, Pool, Sender, read_options, send
+from fastapi_broadcaster.backends._postgres import Address, Pool, Sender, send, split_options
 from fastapi_broadcaster.backends._postgres_caller import insert
 from fastapi_broadcaster.backends._postgres_listening import Listening
 from fastapi_broadcaster.backends._postgres_live import Live, Names
@@ -40,7 +40,8 @@ def from_url(url: str) -> "PostgresStreamBackend":
         "schema": str,
         "table": str,
     }
-    return PostgresStreamBackend(url, **read_options(url, readers))
+    url, options = split_options(url, readers)
+    return PostgresStreamBackend(url, **options)
 
 
 def _flag(text: str) -> bool:
@@ -74,7 +75,6 @@ class PostgresStreamBackend(HistoryBackend, PatternBackend, TransactionBackend):
             raise ValueError("postgres-stream://: history and max_age must be positive")
         self._address = Address(
             url,
-            ours=("history", "max_age", "create", "schema", "table"),
             connect_timeout=connect_timeout,
             command_timeout=command_timeout,
         )
@@ -97,7 +97,7 @@ class PostgresStreamBackend(HistoryBackend, PatternBackend, TransactionBackend):
         connection = await self._sender.open()
         with self._address.errors():
             await self._schema.install(connection, create=self._create)
-            self._live.epoch = await connection.fetchval(self._sql.state)
+            self._live.enter(await connection.fetchval(self._sql.state))
         self._trimming = asyncio.create_task(
             self._retention.run(), name="broadcaster-postgres-retention"
         )
@@ -184,7 +184,7 @@ class PostgresStreamBackend(HistoryBackend, PatternBackend, TransactionBackend):
         live = self._live
         [state] = await listening.fetch(self._sql.state)
         if live.position is None:
-            live.epoch = state["epoch"]
+            live.enter(state["epoch"], lost=True)
             live.start(state["newest"])
             return
         if state["last"] < live.position:
@@ -192,7 +192,7 @@ class PostgresStreamBackend(HistoryBackend, PatternBackend, TransactionBackend):
             [state] = await listening.fetch(self._sql.state)
         live.begin()
         if state["epoch"] != live.epoch:
-            live.epoch = state["epoch"]
+            live.enter(state["epoch"], lost=True)
             yield live.gaps("reset")
         names = None if live.patterns else list(live.channels)
         while True:
@@ -270,7 +270,7 @@ class PostgresStreamBackend(HistoryBackend, PatternBackend, TransactionBackend):
 
     def parse(self, id: str) -> Cursor:
         found = re.fullmatch(r"([0-9a-f]{8})-([0-9]{1,18})", id)
-        if found is None or found[1] != self._live.epoch:
+        if found is None or found[1] not in self._live.epochs:
             raise HistoryLostError("reset", kept={})
         return {"": int(found[2])}
 

@@ -13,9 +13,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from fastapi_broadcaster.backends._redis import Server
+from fastapi_broadcaster.backends._redis import Server, exchange, pack
 from fastapi_broadcaster.backends.base import Outcome, PatternBackend
-from fastapi_broadcaster.exceptions import BackendError, ConnectionLostError
+from fastapi_broadcaster.exceptions import (
+    BackendError,
+    BackendUnavailableError,
+    ConnectionLostError,
+)
 from fastapi_broadcaster.messages import Cursor, Gap, Message
 
 _QUIET = 3.0  # seconds of silence before a PING, and again before the server counts as gone
@@ -71,70 +75,61 @@ class RedisBackend(PatternBackend):
     # -- publishing -------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
-        connection = await self._publisher()
-        commands = [("PUBLISH", message.channel, message.data) for message in messages]
-        outcomes: list[Outcome] = []
+        connection = self._publishing = self._publishing or self._server.connection()
+        await self._server.revive(connection)
+        commands = [
+            pack(b"PUBLISH", message.channel.encode(), message.data) for message in messages
+        ]
+        replies: list[Any] = []
+        failure: BackendError | None = None
         try:
             with self._server.errors(maybe_published=True):
-                packed = connection.pack_commands(commands)
-                await connection.send_packed_command(packed, check_health=False)
-                for _ in messages:
-                    outcomes.append(await self._outcome(connection))
-        except BaseException:
-            await connection.disconnect(nowait=True)  # what it still answers is nobody's
-            raise
-        return outcomes
-
-    async def _outcome(self, connection: AbstractConnection) -> Outcome:
-        try:
-            await connection.read_response()
-        except ResponseError as error:
-            return BackendError(f"{self} refused the message: {error}")
-        return None
-
-    async def _publisher(self) -> AbstractConnection:
-        """A connection that is not known to be dead; nothing has been sent yet."""
-        connection = self._publishing
-        if connection is None:
-            connection = self._publishing = self._server.connection()
-        await self._server.revive(connection)
-        return connection
+                await exchange(connection, commands, self._server.timeout, replies)
+        except BackendUnavailableError as error:
+            if not replies:
+                raise
+            failure = error
+        outcomes = [
+            BackendError(f"{self} refused the message: {reply}")
+            if isinstance(reply, Exception)
+            else None
+            for reply in replies
+        ]
+        return outcomes + [failure] * (len(messages) - len(outcomes))
 
     # -- listening --------------------------------------------------------------------------
 
     async def subscribe(self, channels: Collection[str]) -> Mapping[str, Cursor]:
-        await self._command("", "SUBSCRIBE", [name for name in channels if not self._has("", name)])
+        await self._command("", "SUBSCRIBE", channels, live=False)
         return {}
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
         self._were_live[""].difference_update(channels)
-        await self._command("", "UNSUBSCRIBE", [name for name in channels if self._has("", name)])
+        await self._command("", "UNSUBSCRIBE", channels, live=True)
 
     async def psubscribe(self, patterns: Collection[str]) -> None:
-        await self._command(
-            "p", "PSUBSCRIBE", [name for name in patterns if not self._has("p", name)]
-        )
+        await self._command("p", "PSUBSCRIBE", patterns, live=False)
 
     async def punsubscribe(self, patterns: Collection[str]) -> None:
         self._were_live["p"].difference_update(patterns)
-        await self._command(
-            "p", "PUNSUBSCRIBE", [name for name in patterns if self._has("p", name)]
-        )
+        await self._command("p", "PUNSUBSCRIBE", patterns, live=True)
 
-    def _has(self, kind: str, name: str) -> bool:
-        return name in self._live[kind]
-
-    async def _command(self, kind: str, command: str, names: list[str]) -> None:
+    async def _command(
+        self, kind: str, command: str, names: Collection[str], *, live: bool
+    ) -> None:
+        """Send a command about those names that are live, or that are not."""
         listening = self._listening
         if listening is None:
             raise ConnectionLostError(f"{self} is not connected")
+        names = [name for name in names if (name in self._live[kind]) == live]
         for at in range(0, len(names), _CHUNK):
             await listening.send(command, names[at : at + _CHUNK])
 
     async def listen(self) -> AsyncIterator[Sequence[Message | Gap]]:
         connection = self._server.connection()
         await self._server.revive(connection)
-        listening = self._listening = _Listening(str(self), connection, self._live, self._were_live)
+        listening = _Listening(self._server, connection, self._live, self._were_live)
+        self._listening = listening
         try:
             yield ()
             async for batch in listening.batches():
@@ -148,7 +143,7 @@ class RedisBackend(PatternBackend):
 
 
 class _Command:
-    """A SUBSCRIBE or its like, until the server has confirmed every name."""
+    """A SUBSCRIBE or its like, until the server has confirmed every name; a PING has none."""
 
     def __init__(self, names: Collection[str]) -> None:
         self.names = set(names)
@@ -160,12 +155,13 @@ class _Listening:
 
     def __init__(
         self,
-        name: str,
+        server: Server,
         connection: AbstractConnection,
         live: dict[str, set[str]],
         were_live: dict[str, set[str]],
     ) -> None:
-        self._name = name
+        self._name = str(server)
+        self._timeout = server.timeout
         self._connection = connection
         self._live = live
         self._were_live = were_live
@@ -195,12 +191,19 @@ class _Listening:
         if self._lost is not None:
             raise ConnectionLostError(f"{self._name}: {self._lost}") from self._lost
         waiting = _Command(names)
-        self._commands.append(waiting)
         try:
-            await self._connection.send_command(command, *names, check_health=False)
+            await self._write(waiting, command, *names)
         except (RedisError, OSError) as error:
             self._lose(error)
         await waiting.done
+
+    async def _write(self, waiting: _Command, *words: str) -> None:
+        self._commands.append(waiting)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._connection.send_command(*words, check_health=False)
+        except TimeoutError:
+            raise RedisTimeoutError(f"takes nothing for {self._timeout:g} s") from None
 
     async def _guard(self, work: Any) -> None:
         try:
@@ -213,7 +216,7 @@ class _Listening:
             self._lost = error
         self._wake.set()
         for command in self._commands:
-            if not command.done.done():
+            if command.names and not command.done.done():
                 command.done.set_exception(ConnectionLostError(f"{self._name}: {error}"))
         self._commands.clear()
 
@@ -224,6 +227,7 @@ class _Listening:
             try:
                 answer = await read(timeout=math.inf, disconnect_on_error=False, push_request=True)
             except ResponseError as error:
+                self._last = time.monotonic()  # not even a refused PING is silence
                 self._refused(error)
                 continue
             self._last = time.monotonic()
@@ -239,8 +243,9 @@ class _Listening:
                 self._confirm("p" if kind == b"psubscribe" else "", _text(name))
             case [b"unsubscribe" | b"punsubscribe" as kind, bytes(name), _]:
                 self._live["p" if kind == b"punsubscribe" else ""].discard(_text(name))
-                self._settle(_text(name))
-                return
+                return self._settle(_text(name))
+            case b"PONG" | [b"pong", _]:
+                return self._settle("")
             case _:
                 return
         self._wake.set()
@@ -253,6 +258,8 @@ class _Listening:
         self._settle(name)
 
     def _settle(self, name: str) -> None:
+        while self._commands and not self._commands[0].names:
+            self._commands.popleft()  # a PING, answered by now: answers come in order
         if self._commands:
             command = self._commands[0]
             command.names.discard(name)
@@ -264,7 +271,7 @@ class _Listening:
     def _refused(self, error: Exception) -> None:
         if self._commands:
             command = self._commands.popleft()
-            if not command.done.done():
+            if command.names and not command.done.done():
                 command.done.set_exception(BackendError(f"{self._name}: {error}"))
 
     async def _watch(self) -> None:
@@ -274,7 +281,7 @@ class _Listening:
             asked = time.monotonic()
             if asked - self._last < _QUIET:
                 continue
-            await self._connection.send_command("PING", check_health=False)
+            await self._write(_Command(()), "PING")
             await asyncio.sleep(_QUIET)
             if self._last < asked:
                 raise RedisTimeoutError(f"no answer to PING within {_QUIET:g} s")
@@ -284,8 +291,10 @@ class _Listening:
         self._lose(RedisConnectionError("the connection was closed"))
         for task in self._tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
-        await self._connection.disconnect(nowait=True)
+        try:
+            await asyncio.wait(self._tasks)
+        finally:  # also when whoever closes us is cancelled meanwhile
+            await self._connection.disconnect(nowait=True)
 
 
 def _text(name: bytes) -> str:

@@ -108,10 +108,9 @@ class RedisStreamBackend(HistoryBackend):
             raise ChannelNameError(f"{self}: names that begin with {OURS} are the backend's own")
 
     async def connect(self) -> None:
-        connection = self._publishing = self._server.connection(socket_timeout=None)
+        connection = self._publishing = self._server.connection()
         with self._server.errors():
-            async with asyncio.timeout(self._server.timeout):
-                await self._server.open(connection)
+            await self._server.open(connection)
             [hello] = await exchange(connection, [pack(b"HELLO")], self._server.timeout)
         self._check_server(hello)
         self._pages = Pages(self._server, self._settings)
@@ -140,7 +139,7 @@ class RedisStreamBackend(HistoryBackend):
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         connection = self._publishing
         if connection is None:
-            connection = self._publishing = self._server.connection(socket_timeout=None)
+            connection = self._publishing = self._server.connection()
         await self._server.revive(connection)
         replies: list[Any] = []
         failure: BackendError | None = None

@@ -17,14 +17,19 @@ from collections.abc import Mapping
 
 from servers.base import Server, ServerError, free_port, install, kill_strays
 from servers.debian import PackageError
+from servers.kafka import Kafka, SecureKafka
 from servers.postgres import Postgres
+from servers.rabbitmq import RabbitMQ
 from servers.redis import Redis
 
 __all__ = [
     "SERVERS",
+    "Kafka",
     "PackageError",
     "Postgres",
+    "RabbitMQ",
     "Redis",
+    "SecureKafka",
     "Server",
     "ServerError",
     "free_port",
@@ -33,5 +38,11 @@ __all__ = [
 ]
 
 SERVERS: Mapping[str, Server] = {
-    server.name: server for server in [Redis("redis", 21379), Postgres("postgres", 21432)]
+    server.name: server
+    for server in [
+        Redis("redis", 21379),
+        Postgres("postgres", 21432),
+        RabbitMQ("rabbitmq", 21672),
+        Kafka("kafka", 21092),
+    ]
 }

@@ -190,8 +190,9 @@ def kill_strays(names: Container[str]) -> None:
     for lock in SCRATCH.glob("*/lock"):
         folder = lock.parent
         if folder.name not in names:
-            if process := Process.load(folder / "pid"):
-                process.signal(signal.SIGKILL)
+            for pid_file in (folder / "pid", *folder.glob("*.pid")):
+                if process := Process.load(pid_file):
+                    process.signal(signal.SIGKILL)
             shutil.rmtree(folder, ignore_errors=True)
 
 

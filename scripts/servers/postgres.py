@@ -12,7 +12,7 @@ from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGSTOP
 from typing import ClassVar
 
-from servers.base import HOST, Server, ServerError
+from servers.base import HOST, SCRATCH, Server, ServerError
 from servers.process import Process
 
 _DEBIAN = Path("/usr/lib/postgresql")
@@ -65,10 +65,31 @@ class Postgres(Server):
         return self._as_owner("postgres", "-D", str(self.data), *words)
 
     def prepare(self) -> None:
-        """Make the cluster, as a user other than root: the server refuses to run as root."""
+        """Make the cluster: a copy of one made before, because initdb takes ten times as long."""
         if (self.data / "PG_VERSION").exists():
             return
-        self.data.mkdir(exist_ok=True)
+        self.data.rmdir()
+        template = SCRATCH / f"postgres-template-{Path(_tool('initdb') or '').parts[-3]}"
+        if not self.password and template.exists():
+            self._run("cp", "-a", str(template), str(self.data), owner=False)
+        else:
+            self._initialise()
+            if not self.password:
+                draft = template.with_name(f"{template.name}.{self.port}")
+                self._run("cp", "-a", str(self.data), str(draft), owner=False)
+                with suppress(OSError):
+                    draft.rename(template)
+                shutil.rmtree(draft, ignore_errors=True)
+        for source, name in ((self.certificate, "server.crt"), (self.key, "server.key")):
+            if source is not None:
+                target = Path(shutil.copy(source, self.data / name))
+                if os.geteuid() == 0:
+                    shutil.chown(target, "postgres", "postgres")
+                target.chmod(0o600)
+
+    def _initialise(self) -> None:
+        """As a user other than root: the server refuses to run as root."""
+        self.data.mkdir()
         if os.geteuid() == 0:
             shutil.chown(self.data, "postgres", "postgres")
         self.data.chmod(0o700)
@@ -82,12 +103,6 @@ class Postgres(Server):
             words += ["-A", "trust"]
         self._run("initdb", *words)
         secret.unlink(missing_ok=True)
-        for source, name in ((self.certificate, "server.crt"), (self.key, "server.key")):
-            if source is not None:
-                target = Path(shutil.copy(source, self.data / name))
-                if os.geteuid() == 0:
-                    shutil.chown(target, "postgres", "postgres")
-                target.chmod(0o600)
 
     def kill(self) -> None:
         """As always, and wait for the backends: they hold the shared memory until they end."""
@@ -130,10 +145,10 @@ class Postgres(Server):
         """Run a statement while the server is stopped."""
         self._run("postgres", "--single", "-j", "-D", str(self.data), "postgres", text=sql)
 
-    def _run(self, program: str, *words: str, text: str = "") -> None:
+    def _run(self, program: str, *words: str, text: str = "", owner: bool = True) -> None:
         done = subprocess.run(
-            self._as_owner(program, *words),
-            cwd=self.data,
+            self._as_owner(program, *words) if owner else [program, *words],
+            cwd=self.data if self.data.exists() else self.directory,
             input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

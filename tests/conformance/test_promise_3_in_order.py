@@ -6,15 +6,14 @@ import asyncio
 
 import pytest
 
-from fastapi_broadcaster import BackendUnavailableError, Broadcaster, Event, Gap, Subscriber
+from fastapi_broadcaster import Broadcaster, Event, Gap, Subscriber
 from fastapi_broadcaster._buffer import Overflow
-from tests.backends import BackendCase, rows
+from tests.backends import BackendCase
 from tests.brokers import Broker
 from tests.conformance.tools import (
     Reader,
-    back,
-    lost,
     publish_all,
+    published,
     reading,
     take_items,
     take_until,
@@ -139,150 +138,13 @@ async def test_gap_stands_where_messages_were_dropped(broadcaster: Broadcaster, 
     assert position == 72
 
 
-class Publishing:
-    """Publishes numbers without end, and keeps those that were acknowledged."""
-
-    def __init__(self, broadcaster: Broadcaster) -> None:
-        self.acknowledged: list[int] = []
-        self.refused = 0
-        self._broadcaster = broadcaster
-        self._task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        number = 0
-        while True:
-            try:
-                await self._broadcaster.publish("room", str(number))
-                self.acknowledged.append(number)
-            except BackendUnavailableError:
-                self.refused += 1
-            number += 1
-            await asyncio.sleep(0.001)
-
-    async def more(self, count: int = 50) -> None:
-        target = len(self.acknowledged) + count
-        await until(lambda: self._task.done() or len(self.acknowledged) >= target)
-        assert not self._task.done()
-
-    async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-
-def assert_only_lost_in_gaps(reader: Reader, acknowledged: list[int]) -> None:
-    """Every acknowledged message was received, in order, or belongs where a gap stands."""
-    received = [int(message) for message in reader.messages if message != "end"]
-    assert received == sorted(set(received))
-    holes: list[tuple[float, float]] = []
-    before = -1.0
-    for at, item in enumerate(reader.items):
-        if isinstance(item, Gap):
-            behind = [one for one in reader.items[at:] if isinstance(one, Event)]
-            holes.append(
-                (before, float("inf" if behind[0].message == "end" else behind[0].message))
-            )
-        elif item.message != "end":
-            before = float(item.message)
-    missing = set(acknowledged) - set(received)
-    assert all(any(low < one < high for low, high in holes) for one in missing)
-
-
-@pytest.mark.parametrize("publisher", ["own", "other"])
-@pytest.mark.parametrize("fault", ["kill", "drop_clients"])
-async def test_an_outage_while_publishing(
-    case: BackendCase, own_broker: Broker, fault: str, publisher: str
-) -> None:
-    """Exactly one gap without a log, none with one; no acknowledged message lost outside it."""
-    async with (
-        own_broker.broadcaster(publish_timeout=20) as broadcaster,
-        own_broker.broadcaster(publish_timeout=20) as other,
-        reading(broadcaster.subscribe("room")) as reader,
-    ):
-        publishing = Publishing(other if publisher == "other" and case.shared else broadcaster)
-        await publishing.more()
-        if fault == "kill":
-            await own_broker.kill()
-            await lost(broadcaster)
-            await own_broker.restart()
-        else:
-            await own_broker.drop_clients()
-        await until(lambda: broadcaster.health().reconnects == 1)
-        await back(broadcaster)
-        await publishing.more()
-        await publishing.stop()
-        await broadcaster.publish("room", "end")
-        await reader.until("end")
-    wanted = [Gap("room", "reconnected")] if case.loses_on_outage else []
-    assert reader.gaps == wanted
-    assert_only_lost_in_gaps(reader, publishing.acknowledged)
-    acknowledged = set(publishing.acknowledged)  # the last publish was cancelled, maybe too late
-    heard = [int(message) for message in reader.messages[:-1] if int(message) in acknowledged]
-    assert heard[-40:] == publishing.acknowledged[-40:]
-    if case.log:
-        received = {int(message) for message in reader.messages[:-1]}
-        assert received >= set(publishing.acknowledged)
-
-
-async def test_each_outage_is_told_to_each_subscriber_once(
-    case: BackendCase, own_broker: Broker
-) -> None:
-    async with (
-        own_broker.broadcaster() as broadcaster,
-        reading(broadcaster.subscribe("a")) as a,
-        reading(broadcaster.subscribe(["a", "b"])) as both,
-    ):
-        for turn in range(3):
-            await own_broker.drop_clients()
-            await until(lambda: broadcaster.health().reconnects == turn + 1)  # noqa: B023
-            await back(broadcaster)
-        for name in "ab":
-            await broadcaster.publish(name, "end")
-        await a.until("end")
-        await until(lambda: both.messages == ["end", "end"])
-    told = 3 if case.loses_on_outage else 0
-    assert a.gaps == [Gap("a", "reconnected")] * told
-    assert sorted(gap.channel for gap in both.gaps) == ["a"] * told + ["b"] * told
-
-
-async def test_a_lost_log_is_told(case: BackendCase, own_broker: Broker) -> None:
-    """With a log: `reset`; without one there is nothing to come back to: `reconnected`."""
-    async with own_broker.broadcaster() as broadcaster:
-        before = (await broadcaster.publish("room", "before")).id or "~live"
-    await own_broker.wipe()
-    async with (
-        own_broker.broadcaster() as broadcaster,
-        broadcaster.subscribe("room", after=before) as subscriber,
-    ):
-        await broadcaster.publish("room", "after")
-        reason = "reset" if case.log else "reconnected"
-        assert await take_until(subscriber, "after") == [Gap("room", reason)]
-
-
-@rows(lambda case: case.log and case.shared)
-async def test_a_log_lost_under_a_live_subscriber(own_broker: Broker) -> None:
-    async with (
-        own_broker.broadcaster(publish_timeout=20) as broadcaster,
-        reading(broadcaster.subscribe("room")) as reader,
-    ):
-        await publish_all(broadcaster, "room", [str(number) for number in range(50)])
-        await reader.until("49")
-        await own_broker.kill()
-        await lost(broadcaster)
-        await own_broker.wipe()
-        await own_broker.restart()
-        await publish_all(broadcaster, "room", ["a", "b", "end"])
-        await reader.until("end")
-    assert [gap.reason for gap in reader.gaps] in (["reset"], ["expired"])
-    assert reader.messages[50:] == ["a", "b", "end"]
-
-
 async def test_what_was_trimmed_is_told(
     refused, case: BackendCase, own_broker: Broker, name: str
 ) -> None:
     async with own_broker.broadcaster(log_size=100) as broadcaster:
         if refused.log(broadcaster, name, history="all"):
             return
-        first = (await broadcaster.publish(name, "0")).id
+        first = await published(broadcaster, name, "0")
         await publish_all(broadcaster, name, [*(str(number) for number in range(1, 1_000)), "end"])
         async with broadcaster.subscribe(name, after=first) as subscriber:
             [gap, *found] = await take_until(subscriber, "end")

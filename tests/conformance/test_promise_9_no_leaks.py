@@ -240,3 +240,25 @@ async def test_a_failed_connect_leaves_nothing(own_broker: Broker) -> None:
         outcome = await asyncio.gather(broadcaster.connect(), return_exceptions=True)
         assert isinstance(outcome[0], BackendUnavailableError)
     await becomes(held_by_process, before)
+
+
+async def test_disconnecting_at_any_moment_of_a_loss(own_broker: Broker) -> None:
+    """What is about to be cleaned up is not forgotten because everything ends just then."""
+    for turn in range(40):
+        broadcaster = own_broker.broadcaster()
+        await broadcaster.connect()
+        running = open_tasks()
+        dropping = asyncio.create_task(own_broker.drop_clients())
+        async with asyncio.timeout(20):
+            while broadcaster.health().reconnects == 0 and _all_run(running):
+                await asyncio.sleep(0)  # until the first task of a connection has ended
+            for _ in range(turn % 8):
+                await asyncio.sleep(0)
+        await broadcaster.disconnect()
+        await dropping
+    gc.collect()  # whatever was left open complains, which is an error
+
+
+def _all_run(before: dict[str, int]) -> bool:
+    now = open_tasks()
+    return all(now.get(name, 0) >= number for name, number in before.items())

@@ -131,6 +131,15 @@ async def publish_all(broadcaster: Broadcaster, channel: str, messages: list[str
         await broadcaster.publish(channel, message)
 
 
+async def published(broadcaster: Broadcaster, channel: str, message: str) -> str | None:
+    """Publish, and return the id of the event: not every broker tells it to a publisher."""
+    receipt = await broadcaster.publish(channel, message)
+    if receipt.id is None and broadcaster.has_history:
+        page = await broadcaster.channel(channel).page(limit=1)
+        return page.items[-1].id
+    return receipt.id
+
+
 async def lost(broadcaster: Broadcaster) -> None:
     """Wait until the broadcaster has noticed that its broker is away."""
     await until(lambda: broadcaster.health().state == "reconnecting")

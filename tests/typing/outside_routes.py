@@ -1,6 +1,6 @@
 """Without FastAPI: workers, scripts and threads."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime, timedelta
 from typing import assert_type
 
@@ -67,7 +67,7 @@ async def subscriptions(broadcaster: Broadcaster, lobby: Channel[ChatMessage]) -
         assert_type(subscriber.gaps, int)
         assert_type(subscriber.channels, tuple[str, ...])
         assert_type(await subscriber.get(), Event[ChatMessage])
-        assert_type(subscriber.stream(), AsyncIterator[Event[ChatMessage] | Gap])
+        assert_type(subscriber.stream(), AsyncGenerator[Event[ChatMessage] | Gap])
         mine = subscriber.filter(lambda event: event.message.user == "me")
         assert_type(mine, Subscriber[ChatMessage])
         async for item in mine.stream():

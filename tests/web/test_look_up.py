@@ -197,7 +197,7 @@ def test_map_errors_alone() -> None:
 
     with TestClient(app) as client:
         answer = client.get("/")
-    assert (answer.status_code, answer.json()) == (503, {"detail": "away"})
+    assert (answer.status_code, answer.json()) == (503, {"detail": "the broker is not reachable"})
     assert int(answer.headers["retry-after"]) > 0
 
 

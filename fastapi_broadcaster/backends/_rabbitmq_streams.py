@@ -1,0 +1,102 @@
+"""What a stream queue of `amqp-stream://` is, and how it comes to be."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import (
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
+
+from fastapi_broadcaster.backends._rabbitmq import Link, reason, within
+from fastapi_broadcaster.exceptions import BackendError
+
+logger = logging.getLogger("fastapi_broadcaster")
+_CHUNK = 100  # queues between two answers
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Settings:
+    """What all that read and write the streams must agree on."""
+
+    prefix: str = ""
+    max_bytes: int = 10_000_000
+    max_age: int | None = None
+    """Seconds."""
+    segment_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.max_bytes, self.max_age or 1, self.segment_bytes or 1) < 1:
+            raise ValueError("amqp-stream://: max_bytes, max_age and segment_bytes are positive")
+
+    def queue(self, channel: str) -> str:
+        return self.prefix + channel
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The server trims whole segments, so that they must be smaller than what is kept."""
+        segment = self.segment_bytes or max(1_000, self.max_bytes // 8)
+        age = {} if self.max_age is None else {"x-max-age": f"{self.max_age}s"}
+        return {
+            "x-queue-type": "stream",
+            "x-max-length-bytes": self.max_bytes,
+            "x-stream-max-segment-size-bytes": segment,
+            **age,
+        }
+
+
+class Declaring:
+    """Makes streams over a channel of its own, which the server closes with every refusal."""
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self._link = link
+        self._settings = settings
+        self._channel: AbstractChannel | None = None
+
+    async def _open(self) -> AbstractChannel:
+        if self._channel is None or self._channel.is_closed:
+            self._channel = await self._link.channel()
+        return self._channel
+
+    async def declare(self, queues: Sequence[str]) -> None:
+        """Make those that are missing; raises `BackendError`."""
+        if len(queues) == 1:
+            return await self._declare_one(queues[0])
+        for at in range(0, len(queues), _CHUNK):
+            chunk = queues[at : at + _CHUNK]
+            try:
+                await within(self._declare(await self._open(), chunk))
+            except (ChannelPreconditionFailed, ChannelAccessRefused):
+                for queue in chunk:
+                    await self._declare_one(queue)
+
+    async def _declare(self, channel: AbstractChannel, queues: Sequence[str]) -> None:
+        """In one go: the answer to the last one is the answer to all."""
+        arguments = self._settings.arguments
+        for queue in queues[:-1]:
+            await channel.queue_declare(queue, durable=True, arguments=arguments, nowait=True)
+        await channel.queue_declare(queues[-1], durable=True, arguments=arguments)
+
+    async def _declare_one(self, queue: str) -> None:
+        """What exists with other limits, or may not be made by this user, is taken as it is."""
+        try:
+            await within(self._declare(await self._open(), [queue]))
+        except ChannelPreconditionFailed as error:
+            if "inequivalent arg 'x-max" not in (text := reason(error)) and (
+                "inequivalent arg 'x-stream" not in text
+            ):
+                raise BackendError(
+                    f"{self._link.server}: the queue {queue!r} is there and is no stream: "
+                    f"rename the channel or set prefix= ({text})"
+                ) from error
+            logger.info("%s: %s keeps its own limits: %s", self._link.server, queue, text)
+        except ChannelAccessRefused as error:
+            try:
+                channel = await self._open()
+                await within(channel.queue_declare(queue, passive=True))
+            except ChannelNotFoundEntity:
+                raise BackendError(f"{self._link.server}: {reason(error)}") from error

@@ -1,0 +1,65 @@
+"""A TCP proxy in a thread of its own, for brokers that outlive the loops of the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Self
+
+from tests.proxy import Proxy
+
+SILENCE = 1.5  # seconds for which nobody gets through behind a lost reply
+
+
+class _Line(Proxy):
+    """Lets nobody through for a while when it has lost a reply: who asks again hears nothing."""
+
+    lost_at = -SILENCE
+
+    def lose(self, to: bytes) -> None:
+        self._trigger = to
+
+    def drop(self) -> None:
+        for line in self._lines:
+            line.cancel()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if time.monotonic() > self.lost_at + SILENCE:
+            await super()._connect(reader, writer)
+
+    async def _replies(
+        self, above: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    ) -> None:
+        await super()._replies(above, writer, doomed)
+        if doomed.is_set():
+            self.lost_at = time.monotonic()
+
+
+class BackgroundProxy:
+    """Forwards to a port; its own `port` stays the same from enter to exit."""
+
+    def __init__(self, target: int) -> None:
+        self._line = _Line(target, lose_reply_to=b"\0nothing is like this\0")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._line.__aenter__(), self._loop).result(10)
+        self.port = self._line.port
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._line.__aexit__(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def drop(self) -> None:
+        """Close every connection; new ones are welcome."""
+        self._loop.call_soon_threadsafe(self._line.drop)
+
+    def lose_reply(self, to: bytes) -> None:
+        """Let the next request with these bytes through, but not its reply."""
+        self._loop.call_soon_threadsafe(self._line.lose, to)

@@ -1,0 +1,360 @@
+"""What amqp-stream:// does in the broker: a stream per channel, its limits, who takes part."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel
+
+from fastapi_broadcaster import (
+    BackendError,
+    BackendUnavailableError,
+    Broadcaster,
+    ChannelNameError,
+    Gap,
+    HistoryLostError,
+    Receipt,
+    UnsupportedError,
+)
+from fastapi_broadcaster.backends import create_backend
+from tests.brokers import QUICK
+from tests.conformance.tools import (
+    back,
+    lost,
+    publish_all,
+    reading,
+    take,
+    take_until,
+    until,
+)
+from tests.rabbitmq.broker import RabbitMQBroker, RabbitMQStreamBroker
+
+STREAM: dict[str, Any] = {"x-queue-type": "stream"}
+
+
+def stream(rabbitmq: RabbitMQBroker, **options: object) -> Broadcaster:
+    """A broadcaster whose log is in the streams of the shared server."""
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    url = rabbitmq.amqp_url.replace("amqp:", "amqp-stream:", 1)
+    return Broadcaster(f"{url}?{query}", backoff=QUICK)
+
+
+async def test_what_bare_aio_pika_publishes_is_heard_and_kept(
+    rabbitmq: RabbitMQBroker, pika: AbstractChannel, name: str
+) -> None:
+    async with stream(rabbitmq) as broadcaster, broadcaster.subscribe(name) as subscriber:
+        for text in ("plain", "ü", ""):
+            await pika.default_exchange.publish(aio_pika.Message(text.encode()), routing_key=name)
+        assert await take(subscriber, 3) == ["plain", "ü", ""]
+        async with broadcaster.subscribe(name, history="all") as later:
+            assert await take(later, 3) == ["plain", "ü", ""]
+
+
+async def test_bare_aio_pika_reads_the_stream(
+    rabbitmq: RabbitMQBroker, pika: AbstractChannel, name: str
+) -> None:
+    """The plain payload; ids are offsets; the time is in a header."""
+    async with stream(rabbitmq) as broadcaster:
+        await publish_all(broadcaster, name, ["1", "ü"])
+        page = await broadcaster.channel(name).page()
+        await pika.set_qos(prefetch_count=10)
+        queue = await pika.get_queue(name, ensure=False)
+        found: list[aio_pika.abc.AbstractIncomingMessage] = []
+        arguments: dict[str, Any] = {"x-stream-offset": "first"}
+        async with queue.iterator(arguments=arguments, timeout=30) as messages:
+            while len(found) < 2:
+                found.append(await anext(messages))
+                await found[-1].ack()
+    assert [one.body for one in found] == [b"1", "ü".encode()]
+    assert [str(one.headers["x-stream-offset"]) for one in found] == ["0", "1"]
+    assert [event.id for event in page.items] == ["0", "1"]
+    times = [event.time for event in page.items]
+    assert [round(time.timestamp() * 1000) for time in times if time is not None] == [
+        one.headers["timestamp_in_ms"] for one in found
+    ]
+
+
+async def test_a_stream_that_somebody_else_made(
+    rabbitmq: RabbitMQBroker, pika: AbstractChannel, name: str
+) -> None:
+    """It keeps its own limits."""
+    await pika.declare_queue(name, durable=True, arguments=STREAM)
+    async with stream(rabbitmq) as broadcaster, broadcaster.subscribe(name) as subscriber:
+        await broadcaster.publish(name, "hello")
+        assert await take(subscriber, 1) == ["hello"]
+
+
+async def test_a_queue_that_is_no_stream(
+    rabbitmq: RabbitMQBroker, pika: AbstractChannel, name: str
+) -> None:
+    """Subscribing says so; the others of the same batch are live."""
+    await pika.declare_queue(name, durable=True)
+    async with stream(rabbitmq) as broadcaster:
+        good = broadcaster.subscribe(f"{name}.good")
+        bad = broadcaster.subscribe(name)
+        outcomes = await asyncio.gather(good.__aenter__(), bad.__aenter__(), return_exceptions=True)
+        assert isinstance(outcomes[1], BackendError)
+        assert f"'{name}' is there and is no stream" in str(outcomes[1])
+        assert not isinstance(outcomes[0], BaseException)
+        await broadcaster.publish(f"{name}.good", "hello")
+        assert await take(outcomes[0], 1) == ["hello"]
+        await good.__aexit__(None, None, None)
+    await pika.queue_delete(name)
+
+
+async def test_limits_of_the_stream(rabbitmq: RabbitMQBroker, name: str) -> None:
+    async with stream(rabbitmq, max_bytes=80_000, max_age=60, prefix="app.") as broadcaster:
+        await broadcaster.publish(name, "hello")
+    listed = await rabbitmq.control("list_queues", "name", "type", "arguments")
+    [line] = [line for line in listed.splitlines() if line.startswith(f"app.{name}\t")]
+    assert "\tstream\t" in line
+    for text in (
+        '"x-max-length-bytes",80000',
+        '"x-max-age","60s"',
+        '"x-stream-max-segment-size-bytes",10000',
+    ):
+        assert text in line.replace('signedint,"', "").replace('longstr,"', '"') or all(
+            part.strip('"') in line for part in text.split(",")
+        )
+
+
+async def test_all_is_read_over_holes_of_the_offsets(rabbitmq: RabbitMQBroker, name: str) -> None:
+    """The server uses offsets of its own where a segment ends: no gap, and no seam."""
+    messages = [str(number) for number in range(600)]
+    async with (
+        stream(rabbitmq, segment_bytes=10_000) as broadcaster,
+        reading(broadcaster.subscribe(name)) as reader,
+    ):
+        await publish_all(broadcaster, name, messages)
+        async with broadcaster.subscribe(name, history="all", buffer_size=50) as subscriber:
+            assert await take(subscriber, 600) == messages
+            assert subscriber.gaps == 0
+        await reader.until("599")
+        assert reader.messages == messages
+        assert reader.gaps == []
+        ids = [int(event.id or "") for event in (await broadcaster.channel(name).page()).items]
+        everything = await broadcaster.channel(name).page(limit=1_000)
+    assert len(everything.items) == 600
+    assert int(everything.items[-1].id or "") > 599  # there were holes
+    assert len(ids) == 100
+
+
+async def test_history_by_age_is_exact_to_the_millisecond(
+    rabbitmq: RabbitMQBroker, pika: AbstractChannel, name: str
+) -> None:
+    """Of messages that tell their time; the others come with their block."""
+    async with stream(rabbitmq) as broadcaster:
+        await broadcaster.publish(name, "old")
+        await asyncio.sleep(0.5)  # what makes it old
+        await broadcaster.publish(name, "young")
+        async with broadcaster.subscribe(name, history=timedelta(seconds=0.4)) as subscriber:
+            assert await take(subscriber, 1) == ["young"]
+        async with broadcaster.subscribe(name, history=timedelta(hours=1)) as subscriber:
+            assert await take(subscriber, 2) == ["old", "young"]
+
+
+async def test_what_was_trimmed_is_told(rabbitmq: RabbitMQBroker, name: str) -> None:
+    async with stream(rabbitmq, max_bytes=40_000, segment_bytes=10_000) as broadcaster:
+        await publish_all(broadcaster, name, [str(number) for number in range(800)])
+        for id in ("0", "5", "-1"):
+            async with broadcaster.subscribe(name, after=id) as subscriber:
+                stream_of = subscriber.stream()
+                first, second = await anext(stream_of), await anext(stream_of)
+                await stream_of.aclose()
+                assert first == Gap(name, "expired")
+                assert not isinstance(second, Gap)
+                assert second.message == str(int(second.message))
+                assert int(second.message) > 100
+            with pytest.raises(HistoryLostError) as error:
+                await broadcaster.channel(name).page(after=id)
+            assert error.value.reason == "expired"
+        page = await broadcaster.channel(name).page(limit=10)
+        assert [event.message for event in page.items] == [str(one) for one in range(790, 800)]
+
+
+async def test_a_stream_deleted_under_a_live_subscriber(
+    rabbitmq: RabbitMQBroker, pika: AbstractChannel, name: str
+) -> None:
+    async with (
+        stream(rabbitmq) as broadcaster,
+        reading(broadcaster.subscribe([name, f"{name}.other"])) as reader,
+    ):
+        await publish_all(broadcaster, name, ["1", "2", "3"])
+        await reader.until("3")
+        await pika.queue_delete(name)
+        await until(lambda: broadcaster.health().reconnects == 1)
+        await back(broadcaster)
+        await publish_all(broadcaster, name, ["4", "end"])
+        await reader.until("end")
+        with pytest.raises(HistoryLostError) as error:
+            await broadcaster.channel(name).page(after="2")
+        assert error.value.reason == "reset"
+    assert [item if isinstance(item, Gap) else item.message for item in reader.items] == [
+        *("1", "2", "3"),
+        Gap(name, "reset"),
+        *("4", "end"),
+    ]
+
+
+async def test_a_stream_deleted_before_a_publish(
+    rabbitmq: RabbitMQBroker, pika: AbstractChannel, name: str
+) -> None:
+    """It is made anew: what is acknowledged is in the log."""
+    async with stream(rabbitmq) as broadcaster:
+        await broadcaster.publish(name, "1")
+        await pika.queue_delete(name)
+        await asyncio.gather(*(broadcaster.publish(name, str(number)) for number in range(20)))
+        page = await broadcaster.channel(name).page()
+        assert [event.message for event in page.items] == [str(number) for number in range(20)]
+
+
+async def test_killed_while_publishing(own_rabbitmq_stream: RabbitMQStreamBroker) -> None:
+    """No acknowledged message is lost, none comes twice, and there is no gap."""
+    broker = own_rabbitmq_stream
+    acknowledged: list[int] = []
+    enough = asyncio.Event()
+
+    async def publish(broadcaster: Broadcaster) -> None:
+        number = 0
+        while not enough.is_set():
+            with suppress(BackendUnavailableError):
+                await broadcaster.publish("room", str(number))
+                acknowledged.append(number)
+            number += 1
+            await asyncio.sleep(0.001)
+
+    async def more() -> None:
+        target = len(acknowledged) + 200
+        await until(lambda: len(acknowledged) >= target)
+
+    async with (
+        broker.broadcaster(publish_timeout=30) as broadcaster,
+        broker.broadcaster(publish_timeout=30) as other,
+        reading(broadcaster.subscribe("room")) as reader,
+    ):
+        publishing = asyncio.create_task(publish(other))
+        await more()
+        await broker.kill()
+        await lost(broadcaster)
+        await broker.restart()
+        await back(broadcaster)
+        await more()
+        enough.set()
+        await publishing
+        await broadcaster.publish("room", "end")
+        await reader.until("end")
+        async with broadcaster.subscribe("room", history="all") as later:
+            assert await take_until(later, "end") == reader.messages[:-1]
+    received = [int(message) for message in reader.messages[:-1]]
+    assert reader.gaps == []
+    assert received == sorted(set(received))
+    assert set(received) >= set(acknowledged)
+
+
+async def test_live_behind_the_trimmed_part(own_rabbitmq_stream: RabbitMQStreamBroker) -> None:
+    """Away while the log outran it: told when it is back, and at that place."""
+    broker = own_rabbitmq_stream
+    frozen = asyncio.Event()
+    async with (
+        broker.broadcaster(log_size=1, publish_timeout=30) as broadcaster,
+        broker.broadcaster(log_size=1, publish_timeout=30) as other,
+    ):
+        listen = broadcaster.backend.listen
+
+        async def listen_late() -> Any:
+            await frozen.wait()
+            async for batch in listen():
+                yield batch
+
+        async with reading(broadcaster.subscribe("room")) as reader:
+            await broadcaster.publish("room", "first")
+            await reader.until("first")
+            broadcaster.backend.listen = listen_late  # type: ignore[method-assign]
+            await broker.drop_clients()
+            await lost(broadcaster)
+            await publish_all(other, "room", [str(number) * 100 for number in range(1_500)])
+            frozen.set()
+            await back(broadcaster)
+            await other.publish("room", "end")
+            await reader.until("end")
+    assert reader.gaps == [Gap("room", "expired")]
+    assert reader.items[1] == Gap("room", "expired")
+    received = reader.messages[1:-1]
+    assert received == [str(number) * 100 for number in range(1_500)][-len(received) :]
+
+
+async def test_a_refused_stream_fails_only_its_own_caller(
+    own_rabbitmq_stream: RabbitMQStreamBroker,
+) -> None:
+    await own_rabbitmq_stream.refuse_all_but("ok.")
+    names = ["ok.1", "ok.2", "bad.1", "ok.1", "bad.2", "ok.3"]
+    async with own_rabbitmq_stream.broadcaster() as broadcaster:
+        outcomes = await asyncio.gather(
+            *(broadcaster.publish(name, name) for name in names), return_exceptions=True
+        )
+    for name, outcome in zip(names, outcomes, strict=True):
+        if name.startswith("ok."):
+            assert outcome == Receipt(channel=name)
+        else:
+            assert isinstance(outcome, BackendError)
+            assert not isinstance(outcome, BackendUnavailableError)
+            assert f"'{name}'" in str(outcome)
+
+
+async def test_a_stream_that_may_not_be_read(own_rabbitmq_stream: RabbitMQStreamBroker) -> None:
+    """The server closes the channel of all consumers over it; the others come back."""
+    broker = own_rabbitmq_stream
+    await broker.control("set_permissions", "guest", ".*", ".*", "^ok.*")
+    async with broker.broadcaster() as broadcaster, reading(broadcaster.subscribe("ok")) as reader:
+        with pytest.raises(BackendError, match="refused"):
+            await broadcaster.subscribe("secret").__aenter__()
+        await broadcaster.publish("ok", "end")
+        await reader.until("end")
+    assert reader.gaps == []
+
+
+async def test_unsubscribing_one_leaves_the_others(
+    own_rabbitmq_stream: RabbitMQStreamBroker,
+) -> None:
+    async with (
+        own_rabbitmq_stream.broadcaster(linger=0.0) as broadcaster,
+        reading(broadcaster.subscribe("stays")) as reader,
+    ):
+        async with broadcaster.subscribe(["goes", "goes.too"]):
+            consumed = await own_rabbitmq_stream.subscriptions()
+            assert consumed == {"stays", "goes", "goes.too"}
+
+        async def gone() -> bool:
+            return await own_rabbitmq_stream.subscriptions() == {"stays"}
+
+        await until(gone)
+        await broadcaster.publish("goes", "not heard")
+        await broadcaster.publish("stays", "end")
+        await reader.until("end")
+    assert reader.messages == ["end"]
+
+
+async def test_names(rabbitmq: RabbitMQBroker) -> None:
+    async with stream(rabbitmq, prefix="p.") as broadcaster:
+        await broadcaster.publish("x" * 253, "hello")
+        with pytest.raises(ChannelNameError, match="255 bytes"):
+            await broadcaster.publish("x" * 254, "hello")
+    async with stream(rabbitmq) as broadcaster:
+        with pytest.raises(ChannelNameError, match=r"amq\."):
+            await broadcaster.publish("amq.mine", "hello")
+        with pytest.raises(UnsupportedError, match="pattern"):
+            broadcaster.subscribe(pattern="a*")
+
+
+def test_the_url_is_read() -> None:
+    backend = create_backend("amqp-stream://me:secret@host/v?max_bytes=1000&max_age=60&prefix=a.")
+    assert str(backend) == "amqp-stream://host:5672 (vhost 'v')"
+    assert str(create_backend("amqps-stream://host")) == "amqps-stream://host:5671 (vhost '/')"
+    for option in ("max_bytes=many", "max_bytes=0", "max_length=5", "max_age=-1"):
+        with pytest.raises(ValueError, match=r"max_"):
+            create_backend(f"amqp-stream://me:secret@host/?{option}")

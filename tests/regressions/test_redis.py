@@ -1,0 +1,223 @@
+"""What went wrong with a real Redis: cancellations, clients of all kinds, leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis as RedisClient
+from redis.asyncio.sentinel import Sentinel as SentinelClient
+
+from fastapi_broadcaster import BackendUnavailableError, Broadcaster
+from fastapi_broadcaster.backends import create_backend
+from fastapi_broadcaster.backends.redis import RedisBackend
+from servers import Redis
+from tests.brokers import RedisBroker
+from tests.conformance.tools import PATIENCE, take, until
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[RedisBroker]:
+    """A server that is not broken here."""
+    with RedisBroker() as broker:
+        yield broker
+
+
+async def test_a_cancelled_publisher_ends(broker: RedisBroker) -> None:
+    """At whatever point of `publish` the cancellation comes, it is not swallowed."""
+    async with broker.broadcaster() as broadcaster:
+
+        async def publish_for_ever() -> None:
+            while True:
+                await broadcaster.publish("c", "x")
+
+        for turns in range(150):
+            publishing = asyncio.create_task(publish_for_ever())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            publishing.cancel()
+            done, _ = await asyncio.wait([publishing], timeout=5)
+            while not publishing.done():
+                publishing.cancel()
+                await asyncio.sleep(0.001)
+            assert done, f"cancelled {turns} turns of the loop after its start, it went on"
+
+
+class Sentinel(Redis):
+    """Watches over one Redis, under the name `mymaster`."""
+
+    def __init__(self, name: str, port: int) -> None:
+        super().__init__(name, port)
+        self.master = 0
+
+    def prepare(self) -> None:
+        (self.data / "sentinel.conf").write_text(
+            f"port {self.port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {self.master} 1"
+        )
+
+    def command(self) -> Sequence[str]:
+        return [self.program, str(self.data / "sentinel.conf"), "--sentinel"]
+
+
+async def test_the_client_of_a_sentinel_is_kept(broker: RedisBroker) -> None:
+    """Nobody but the backend holds it."""
+    sentinel = Sentinel.private()
+    sentinel.master = broker.server.port
+    with sentinel:
+        finder = SentinelClient([("127.0.0.1", sentinel.port)])
+        await until(lambda: finder.discover_master("mymaster"))
+        backend = RedisBackend(client=finder.master_for("mymaster"))
+        gc.collect()
+        assert "mymaster" in str(backend)
+        async with (
+            Broadcaster(backend=backend) as broadcaster,
+            broadcaster.subscribe("c") as subscriber,
+        ):
+            await broadcaster.publish("c", "x")
+            assert await take(subscriber, 1) == ["x"]
+        for client in finder.sentinels:
+            await client.aclose()
+
+
+async def test_a_clients_own_encoding_is_not_ours(broker: RedisBroker) -> None:
+    """Names are UTF-8 in Redis, else nobody finds the other."""
+    client = RedisClient.from_url(broker.url, encoding="latin-1", decode_responses=True)
+    async with (
+        Broadcaster(backend=RedisBackend(client=client), subscribe_timeout=5) as broadcaster,
+        broker.broadcaster() as other,
+        broadcaster.subscribe("café") as subscriber,
+        broadcaster.subscribe("plain") as plain,
+    ):
+        for name in ("café", "plain"):
+            await other.publish(name, "ü")
+        assert await take(subscriber, 1) == ["ü"]
+        assert await take(plain, 1) == ["ü"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_user_who_may_not_ping_is_not_lost(
+    broker: RedisBroker, protocol: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal is an answer too: the server is there."""
+    monkeypatch.setattr("fastapi_broadcaster.backends.redis._QUIET", 0.1)
+    may = ("+publish", "+subscribe", "+unsubscribe", "+hello", "+client")
+    await broker.ask("ACL", "SETUSER", "app", "on", ">pw", "&*", "-@all", *may)
+    await broker.ask("CONFIG", "RESETSTAT")
+
+    async def refused_pings() -> int:
+        stats = await broker.ask("INFO", "commandstats")
+        return stats.get("cmdstat_ping", {}).get("rejected_calls", 0)
+
+    async def three_pings() -> bool:
+        return await refused_pings() >= 3
+
+    url = f"redis://app:pw@127.0.0.1:{broker.server.port}?protocol={protocol}"
+    async with Broadcaster(url) as broadcaster, broadcaster.subscribe("c") as subscriber:
+        await until(three_pings)
+        async with broadcaster.subscribe("another"):
+            await broadcaster.publish("c", "x")
+            assert await take(subscriber, 1) == ["x"]
+        assert broadcaster.health().reconnects == 0
+
+
+async def test_a_frozen_server_is_given_up_whatever_the_client_allows() -> None:
+    with RedisBroker() as broker:
+        client = RedisClient.from_url(broker.url, socket_timeout=None, socket_connect_timeout=None)
+        async with Broadcaster(backend=RedisBackend(client=client)) as broadcaster:
+            await broadcaster.publish("c", "x")
+            await broker.pause()
+            begun = time.monotonic()
+            try:
+                with pytest.raises(BackendUnavailableError) as raised:
+                    async with asyncio.timeout(PATIENCE):
+                        await broadcaster.publish("c", "y")
+            finally:
+                await broker.resume()
+            assert raised.value.maybe_published
+            assert time.monotonic() - begun < 15
+
+
+@asynccontextmanager
+async def mute_server(ended: list[int]) -> AsyncIterator[int]:
+    """Says OK to everything on its first connection, and nothing on later ones."""
+    lines: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(lines)
+        lines.add(asyncio.current_task())
+        while data := await reader.read(4_096):
+            if number == 0:
+                writer.write(b"+OK\r\n" * data.count(b"*"))
+        ended.append(number)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.wait([line for line in lines if line is not None])
+
+
+async def test_a_connection_given_up_in_the_handshake_is_closed() -> None:
+    ended: list[int] = []
+    async with mute_server(ended) as port:
+        url = f"redis://127.0.0.1:{port}?protocol=2"
+        with pytest.raises(BackendUnavailableError) as raised:
+            await Broadcaster(url, connect_timeout=0.5).connect()
+        await until(lambda: len(ended) == 2)
+        assert raised.value  # keeps its frames, and what they hold, until here
+
+
+async def test_disconnect_leaves_nothing_though_it_is_cancelled(broker: RedisBroker) -> None:
+    async def connections() -> int:
+        return len(await broker.ask("CLIENT", "LIST"))
+
+    before = await connections()
+    for turns in range(4):
+        broadcaster = broker.broadcaster()
+        await broadcaster.connect()
+        assert await connections() > before
+        leaving = asyncio.create_task(broadcaster.disconnect())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await broadcaster.disconnect()
+
+        async def as_before() -> bool:
+            return await connections() == before
+
+        await until(as_before)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis-stream", "rediss-stream"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ":12/zebra@host:6379",
+        ":zebra/pass@host:6379",
+        "user:zebra#pass@host",
+        "user:12#zebra@host",
+        "user:12?zebra=1@host",
+        ":q[zebra]@host",
+        "host:zebra",
+        "user:zebra@host:port",
+        "user:zebra@host?nonsense=1",
+        "host?socket_timeout=zebra",
+    ],
+)
+def test_what_may_be_a_password_is_not_shown(scheme: str, rest: str) -> None:
+    """Also not the part of it that was taken for something else."""
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  # it must not match too much
+        create_backend(f"{scheme}://{rest}")
+    error: BaseException | None = raised.value
+    while error is not None:
+        assert "zebra" not in f"{error!r} {error}"
+        error = error.__cause__ or error.__context__

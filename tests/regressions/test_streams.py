@@ -1,0 +1,194 @@
+"""Event streams and WebSockets that hurt others, lost events, or kept too much."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from typing import Any
+
+import pytest
+
+from fastapi_broadcaster import (
+    Broadcaster,
+    ChannelTemplate,
+    EventStreamResponse,
+    SerializationError,
+    relay,
+)
+from tests.conformance.tools import PATIENCE, take, until
+from tests.regressions.peers import GET, Browser, Page, opened
+
+numbers = ChannelTemplate("numbers", int)
+
+
+class Dying(Browser):
+    """Behind a middleware whose helper task was cancelled: `send` raises that at once."""
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.sends > 2:
+            dead = asyncio.get_running_loop().create_future()
+            dead.cancel()
+            await dead
+
+
+async def test_a_cancellation_out_of_one_streams_send_hurts_no_other() -> None:
+    async with (
+        Broadcaster("memory://") as broadcaster,
+        broadcaster.subscribe("c") as subscriber,
+        broadcaster.subscribe("c") as dying,
+    ):
+        browser = Dying()
+        async with opened(EventStreamResponse(dying), browser):
+            await until(lambda: browser.begun)
+            for message in ("1", "2", "3"):
+                await broadcaster.publish("c", message)
+            assert await take(subscriber, 3) == ["1", "2", "3"]
+            assert broadcaster.health().reconnects == 0
+
+
+class Packed:
+    """A serializer of the user's own, for what JSON cannot express."""
+
+    media_type = "application/x-packed"
+
+    def dumps(self, message: dict[str, bytes], /) -> bytes:
+        return message["b"]
+
+    def loads(self, data: bytes, /) -> dict[str, bytes]:
+        return {"b": data}
+
+
+packed = ChannelTemplate("packed", dict[str, bytes], serializer=Packed())
+
+
+async def test_events_before_a_poisoned_one_reach_the_browser() -> None:
+    """All three were published in one turn of the loop, so that they leave together."""
+    async with Broadcaster("memory://") as broadcaster:
+        channel, browser = broadcaster.channel(numbers), Browser()
+        async with channel.subscribe(on_invalid="raise") as subscriber:
+            async with opened(EventStreamResponse(subscriber), browser) as response:
+                await until(lambda: browser.begun)
+                await channel.publish(1)
+                await channel.publish(2)
+                await broadcaster.publish("numbers", "poison")
+                async with asyncio.timeout(PATIENCE):
+                    await response
+            assert browser.data == [1, 2]
+            assert isinstance(subscriber.error, SerializationError)
+
+
+async def test_events_before_one_that_until_fails_on_reach_the_browser() -> None:
+    async with Broadcaster("memory://") as broadcaster:
+        channel, browser = broadcaster.channel(numbers), Browser()
+        async with channel.subscribe() as subscriber:
+            response = EventStreamResponse(subscriber, until=lambda number: 1 / number > 1)
+            async with opened(response, browser) as responding:
+                await until(lambda: browser.begun)
+                for number in (1, 2, 0):
+                    await channel.publish(number)
+                with pytest.raises(ZeroDivisionError):
+                    await asyncio.wait_for(responding, PATIENCE)
+    assert browser.data == [1, 2]
+
+
+async def test_what_json_cannot_express_is_skipped_by_event_streams() -> None:
+    async with Broadcaster("memory://") as broadcaster:
+        channel, browser = broadcaster.channel(packed), Browser()
+        async with channel.subscribe() as subscriber:
+            async with opened(EventStreamResponse(subscriber), browser):
+                await until(lambda: browser.begun)
+                for data in (b"before", b"\xff", b"behind"):
+                    await channel.publish({"b": data})
+                await until(lambda: b"behind" in browser.body)
+            assert browser.data == [{"b": "before"}, {"b": "behind"}]
+            assert subscriber.invalid == 1
+
+
+@pytest.mark.parametrize("envelope", [False, True])
+async def test_what_json_cannot_express_is_skipped_by_sockets(envelope: bool) -> None:
+    async with Broadcaster("memory://") as broadcaster:
+        channel, page = broadcaster.channel(packed), Page()
+        async with channel.subscribe() as subscriber:
+            relaying = asyncio.create_task(relay(page.socket, subscriber, envelope=envelope))
+            await until(lambda: page.socket.application_state.name == "CONNECTED" and page.read)
+            for data in (b"before", b"\xff", b"behind"):
+                await channel.publish({"b": data})
+            await until(lambda: "behind" in str(page.sent))
+            page.leave()
+            async with asyncio.timeout(PATIENCE):
+                await relaying
+            assert "before" in str(page.sent)
+            assert subscriber.invalid == 1
+
+
+async def test_events_before_a_poisoned_one_reach_the_socket() -> None:
+    async with Broadcaster("memory://") as broadcaster:
+        channel, page = broadcaster.channel(numbers), Page()
+        async with channel.subscribe(on_invalid="raise") as subscriber:
+            relaying = asyncio.create_task(relay(page.socket, subscriber, envelope=True))
+            await until(lambda: page.socket.application_state.name == "CONNECTED" and page.read)
+            await channel.publish(1)
+            await channel.publish(2)
+            await broadcaster.publish("numbers", "poison")
+            async with asyncio.timeout(PATIENCE):
+                await relaying
+    assert [one["message"] for frame in page.sent for one in frame] == [1, 2]
+    assert page.closed is not None
+
+
+@pytest.mark.parametrize("envelope", [False, True])
+async def test_garbage_from_a_client_that_reads_nothing_is_not_kept(envelope: bool) -> None:
+    async with Broadcaster("memory://") as broadcaster:
+        channel, page = broadcaster.channel(numbers), Page()
+        async with channel.subscribe() as subscriber:
+            page.reads.clear()
+            relaying = asyncio.create_task(
+                relay(page.socket, subscriber, publish_to=channel, envelope=envelope)
+            )
+            for _ in range(5_000):
+                page.write("garbage")
+            await until(lambda: page.read)
+            page.reads.set()
+            page.write("1")
+            await until(lambda: page.sent and "error" not in str(page.sent[-1]))
+            page.leave()
+            async with asyncio.timeout(PATIENCE):
+                await relaying
+    told = [one for frame in page.sent for one in (frame if envelope else [frame])]
+    assert 1 <= len(told) < 100
+    assert told[0]["error"] == "SerializationError"
+
+
+async def test_the_complaint_about_a_frame_is_short_however_much_is_wrong_with_it() -> None:
+    lists = ChannelTemplate("lists", list[int])
+    async with Broadcaster("memory://") as broadcaster:
+        channel, page = broadcaster.channel(lists), Page()
+        async with channel.subscribe() as subscriber:
+            relaying = asyncio.create_task(relay(page.socket, subscriber, publish_to=channel))
+            page.write(str(["x"] * 20_000).replace("'", '"'))
+            await until(lambda: page.sent)
+            page.leave()
+            async with asyncio.timeout(PATIENCE):
+                await relaying
+    assert "list" in page.sent[0]["detail"]
+    assert len(page.sent[0]["detail"]) < 2_000
+
+
+async def test_a_second_response_on_one_subscriber_leaves_no_timer() -> None:
+    """It is refused, and nothing of it stays: neither its timers nor its connection."""
+    async with (
+        Broadcaster("memory://") as broadcaster,
+        broadcaster.subscribe("c") as subscriber,
+    ):
+        first = Browser()
+        async with opened(EventStreamResponse(subscriber), first):
+            await until(lambda: first.begun)
+            second = Browser()
+            with pytest.raises(RuntimeError, match="reader"):
+                await EventStreamResponse(subscriber, ping=0.05)(GET, second.receive, second.send)
+            remains = weakref.ref(second)
+            del second
+            gc.collect()
+            assert remains() is None
