@@ -36,10 +36,8 @@ def create_backend(url: str) -> Backend:
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"unknown backend {scheme + '://' if scheme else 'URL'}: use {known}")
-    try:
-        urlsplit(url)
-    except ValueError:
-        raise ValueError(f"{scheme}://: the URL cannot be read; is the password quoted?") from None
+    if not _is_readable(url):  # the standard library's own error repeats a part of it
+        raise ValueError(f"{scheme}://: the URL cannot be read; is the password quoted?")
     module, factory, extra = SCHEMES[scheme]
     try:
         found = import_module(f"fastapi_broadcaster.backends.{module}")
@@ -48,6 +46,14 @@ def create_backend(url: str) -> Backend:
             f"{scheme}:// needs more packages: pip install 'fastapi-broadcaster[{extra}]'"
         ) from error
     return cast(Callable[[str], Backend], getattr(found, factory))(url)
+
+
+def _is_readable(url: str) -> bool:
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
 
 
 def adapt(backend: object) -> Backend:

@@ -2,13 +2,12 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi_broadcaster.backends import _kafka_driver as driver
 from fastapi_broadcaster.backends._kafka_driver import LOST, Connection, TopicPartition
-from fastapi_broadcaster.backends._kafka_security import Security
+from fastapi_broadcaster.backends._kafka_server import Server, address
 from fastapi_broadcaster.exceptions import (
     BackendError,
     BackendUnavailableError,
@@ -25,50 +24,6 @@ _MAY_NOT = (29, 31)  # topic, cluster: who may not make topics may still use the
 
 Topic = dict[int, int]
 """The leader of each partition, -1 while there is none."""
-
-
-class Server:
-    """Where the brokers are, how to log in, and how new topics are made."""
-
-    def __init__(
-        self,
-        hosts: Sequence[tuple[str, int]],
-        security: Security,
-        *,
-        timeout: float,
-        topic_config: Mapping[str, str],
-    ) -> None:
-        self.hosts = list(hosts)
-        self.security = security
-        self.timeout = timeout
-        self.topic_config = topic_config
-
-    def __str__(self) -> str:
-        return "kafka://" + ",".join(address(*host) for host in self.hosts)
-
-    @property
-    def addresses(self) -> list[str]:
-        return [address(*host) for host in self.hosts]
-
-    def consumer(self) -> driver.Consumer:
-        return driver.consumer(self.addresses, timeout=self.timeout, security=self.security.options)
-
-    def producer(self) -> driver.Producer:
-        return driver.producer(self.addresses, timeout=self.timeout, security=self.security.options)
-
-    @contextmanager
-    def errors(self) -> Generator[None]:
-        """Give the driver's errors our name for a lost connection."""
-        try:
-            yield
-        except LOST as error:
-            raise ConnectionLostError(
-                f"{self} is not reachable: {self.security.explain(error)}"
-            ) from error
-
-
-def address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Cluster:
@@ -121,7 +76,10 @@ class Cluster:
             await _gone(connection)
 
     def _learn(self, response: Any) -> None:
-        self._hosts = {broker[0]: (broker[1], broker[2]) for broker in response.brokers}
+        hosts = {broker[0]: (broker[1], broker[2]) for broker in response.brokers}
+        self._hosts = (
+            hosts or self._hosts
+        )  # a broker that was frozen does not count itself at first
         self._controller = response.controller_id
 
     async def _dial(self, host: str, port: int) -> Connection:
@@ -153,6 +111,9 @@ class Cluster:
                     except LOST as error:
                         failure = error
                         continue
+                    if self._closed:
+                        await _gone(connection)
+                        break
                     self._connections[one] = connection
                     return connection
         with self._server.errors():
@@ -173,8 +134,10 @@ class Cluster:
                 await _gone(connection)
                 raise
 
-    async def check(self, nodes: Iterable[int]) -> None:
-        """Hear from each of these brokers."""
+    async def check(self, nodes: Collection[int]) -> None:
+        """Hear from each of these brokers, or from any."""
+        if not nodes:
+            await self.ask(driver.metadata([]))
         for node in nodes:
             await self.ask(driver.metadata([]), node)
 

@@ -75,6 +75,7 @@ class Consumer(Protocol):
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
+    async def topics(self) -> set[str]: ...
     def assign(self, partitions: list[Any]) -> None: ...
     def assignment(self) -> set[TopicPartition]: ...
     def seek(self, partition: Any, offset: int) -> None: ...
@@ -164,7 +165,11 @@ async def close_consumer(made: Consumer) -> None:
 
     async def stop() -> None:
         await asyncio.sleep(0)  # it cannot stop tasks that have not begun
-        await made.stop()
+        driver: Any = made
+        try:
+            await made.stop()
+        except asyncio.CancelledError:  # of a task of its own: it then stops half way
+            await driver._client.close()
 
     await _to_the_end(asyncio.create_task(stop()))
 

@@ -1,11 +1,20 @@
 """One generation of `kafka://`: a consumer that is told where to read, and a watch of brokers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 
 from fastapi_broadcaster import _patterns
 from fastapi_broadcaster.backends import _kafka_driver as driver
-from fastapi_broadcaster.backends._kafka_cluster import Cluster, Server, Topic
+from fastapi_broadcaster.backends._kafka_cluster import Cluster, Topic
 from fastapi_broadcaster.backends._kafka_driver import (
     Consumer,
     Record,
@@ -13,6 +22,7 @@ from fastapi_broadcaster.backends._kafka_driver import (
     partition_of,
 )
 from fastapi_broadcaster.backends._kafka_log import merged
+from fastapi_broadcaster.backends._kafka_server import Server
 from fastapi_broadcaster.backends._kafka_standing import Offsets, Standing
 from fastapi_broadcaster.exceptions import BackendError, ConnectionLostError
 from fastapi_broadcaster.messages import Cursor, Gap, Message
@@ -44,7 +54,8 @@ class Listening:
         self._consumer = self._server.consumer()
         with self._server.errors():
             await self._consumer.start()
-        self._consumer.assign([])
+            self._consumer.assign([])
+            await self._consumer.topics()  # a connection that stands, before anybody counts on it
         works = {
             "check": self._repeat(self._check, _CHECK),
             "look": self._repeat(self._look, _LOOK),
@@ -69,8 +80,7 @@ class Listening:
     async def read(self) -> Sequence[Message | Gap]:
         """What has come since, nothing after a while; raises `ConnectionLostError`."""
         assert self._consumer is not None
-        if self._lost is not None:
-            raise ConnectionLostError(str(self._lost)) from self._lost
+        self._raise_if_lost()
         items: list[Message | Gap] = []
         batches: Mapping[TopicPartition, Sequence[Record]] = {}
         try:
@@ -93,7 +103,7 @@ class Listening:
         return [one for one in messages if one is not None and self._standing.hears(place, one)]
 
     async def _repair(self, topics: Collection[str]) -> None:
-        async with self._changing:
+        async with self._change():
             names = [name for name in topics if name in self._read]
             await self._prove(names, await self._cluster.ensure(names))
             self._assign()
@@ -115,16 +125,27 @@ class Listening:
     async def join(self, channels: Collection[str]) -> Mapping[str, Cursor]:
         """Hear channels: known ones from where they are, with proof, new ones from now on."""
         names = dict.fromkeys(map(self._naming.topic_of, channels))
-        async with self._changing:
+        async with self._change():
             ends = await self._settle(names)
             return {channel: self._standing.join(channel, ends) for channel in channels}
 
     async def pjoin(self, patterns: Collection[str]) -> None:
         """As `join`; of topics that come later everything is heard."""
-        async with self._changing:
+        async with self._change():
             ends = await self._settle(await self._matching(patterns))
             for pattern in patterns:
                 self._standing.pjoin(pattern, ends)
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncGenerator[None]:
+        """One change at a time; a connection that is lost in it is lost for all."""
+        async with self._changing:
+            self._raise_if_lost()
+            try:
+                yield
+            except ConnectionLostError as error:
+                self._lose(error)
+                raise
 
     async def _matching(self, patterns: Iterable[str]) -> list[str]:
         """The topics in which there may be channels that match."""
@@ -145,7 +166,6 @@ class Listening:
         names = list(topics)
         if not names:
             return {}
-        self._raise_if_lost()
         found = await self._cluster.ensure(names)
         ends = await self._offsets(found, driver.LATEST)
         new = [name for name in names if name not in self._read]
@@ -211,5 +231,5 @@ class Listening:
         if self._naming.topic is None and patterns:
             new = set(await self._matching(patterns)) - self._read
             if new:
-                async with self._changing:
+                async with self._change():
                     await self._settle(new)

@@ -6,13 +6,15 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 
 from fastapi_broadcaster.backends import _kafka_driver as driver
-from fastapi_broadcaster.backends._kafka_cluster import Cluster, Server, Topic
+from fastapi_broadcaster.backends._kafka_cluster import Cluster, Topic
 from fastapi_broadcaster.backends._kafka_driver import Consumer, partition_of
 from fastapi_broadcaster.backends._kafka_log import Extent, Naming, beginnings, merged
+from fastapi_broadcaster.backends._kafka_server import Server
 from fastapi_broadcaster.exceptions import HistoryLostError
 from fastapi_broadcaster.messages import Cursor, Message
 
 _CONSUMERS = 4  # at once
+_IDLE = 5.0  # seconds until those that are not used are closed
 _POLL = 200  # milliseconds
 _STEP = 256  # records of a shared topic that are looked through at first
 _Spans = Mapping[int, tuple[int, int]]  # of each partition: from, up to and without
@@ -28,11 +30,29 @@ class Pages:
         self._scan = scan
         self._slots = asyncio.Semaphore(_CONSUMERS)
         self._idle: list[Consumer] = []
+        self._later: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        idle, self._idle = self._idle, []
-        for consumer in idle:
-            await driver.close_consumer(consumer)
+        if self._later is not None:
+            self._later.cancel()
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        while self._idle:
+            await driver.close_consumer(self._idle.pop())
+
+    def _close_soon(self) -> None:
+        """Close consumers that nobody needs, unless somebody reads again before long."""
+
+        def close() -> None:
+            self._closing = asyncio.create_task(self._close_idle(), name="broadcaster-kafka-idle")
+
+        if self._later is not None:
+            self._later.cancel()
+        self._later = asyncio.get_running_loop().call_later(_IDLE, close)
 
     async def read(
         self,
@@ -115,6 +135,7 @@ class Pages:
                     await driver.close_consumer(consumer)
                     raise
             self._idle.append(consumer)
+            self._close_soon()
 
     async def _start(self) -> Consumer:
         consumer = self._server.consumer()

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 from fastapi_broadcaster.backends import _kafka_driver as driver
-from fastapi_broadcaster.backends._kafka_cluster import Cluster, Server
+from fastapi_broadcaster.backends._kafka_cluster import Cluster
 from fastapi_broadcaster.backends._kafka_driver import Producer, Records
 from fastapi_broadcaster.backends._kafka_log import Naming
+from fastapi_broadcaster.backends._kafka_server import Server
 from fastapi_broadcaster.backends.base import Outcome
 from fastapi_broadcaster.exceptions import (
     BackendError,

@@ -12,6 +12,7 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory, Transpor
 from aiormq.exceptions import (
     AMQPChannelError,
     AuthenticationError,
+    ChannelNotFoundEntity,
     InvalidFrameError,
     ProbableAuthenticationError,
 )
@@ -80,6 +81,11 @@ class Server:
 
     def __str__(self) -> str:
         return self._name
+
+    @property
+    def stream_name_bytes(self) -> int:
+        """The server makes a folder of vhost, name and time, and hangs if that is too long."""
+        return NAME_BYTES - len(self._vhost.encode()) - 21
 
     async def open(self) -> "Link":
         """Connect; raises `BackendUnavailableError`."""
@@ -228,6 +234,11 @@ def is_cancelled() -> bool:
 def reason(error: BaseException) -> str:
     """What the driver, or the server, has to say."""
     return str(error) or type(error).__name__
+
+
+def is_missing(error: ChannelNotFoundEntity) -> bool:
+    """Whether there is no such queue: else there is one, which does not run yet, or not now."""
+    return "no queue" in reason(error)
 
 
 async def within(call: Awaitable[T]) -> T:

@@ -10,7 +10,7 @@ from typing import Any
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 
-from fastapi_broadcaster.backends._rabbitmq import Link, Server, within
+from fastapi_broadcaster.backends._rabbitmq import Link, Server, is_missing, reason, within
 from fastapi_broadcaster.exceptions import (
     BackendUnavailableError,
     ConnectionLostError,
@@ -199,8 +199,10 @@ class _Shelf:
             consumer = await within(
                 channel.basic_consume(queue, reading.take, arguments={"x-stream-offset": start})
             )
-        except ChannelNotFoundEntity:
-            return []
+        except ChannelNotFoundEntity as error:
+            if is_missing(error):
+                return []
+            raise ConnectionLostError(f"{self.link.server}: {reason(error)}") from error
         acknowledged = 0
         while True:
             await within(channel.basic_qos(prefetch_count=reading.credit))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ChannelNotFoundEntity
 
 from fastapi_broadcaster.backends._rabbitmq import Link, Server, reason, when_closed, within
 from fastapi_broadcaster.backends._rabbitmq_log import SILENCE, Pages, message_of, offset_of
@@ -151,6 +152,8 @@ class Reader:
         except ConnectionLostError:
             raise
         except BackendError as error:
+            if isinstance(error.__cause__, ChannelNotFoundEntity):
+                raise ConnectionLostError(str(error)) from error  # deleted, or not running yet
             self._refused[channel] = error
             raise
 

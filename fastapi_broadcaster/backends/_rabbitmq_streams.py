@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiormq.abc import AbstractChannel
+from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import (
     ChannelAccessRefused,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
 )
 
-from fastapi_broadcaster.backends._rabbitmq import Link, reason, within
-from fastapi_broadcaster.exceptions import BackendError
+from fastapi_broadcaster.backends._rabbitmq import Link, is_missing, reason, within
+from fastapi_broadcaster.exceptions import BackendError, ConnectionLostError
 
 logger = logging.getLogger("fastapi_broadcaster")
 _CHUNK = 100  # queues between two answers
@@ -63,14 +63,18 @@ class Declaring:
         return self._channel
 
     async def declare(self, queues: Sequence[str]) -> None:
-        """Make those that are missing; raises `BackendError`."""
+        """Make those that are missing; raises `BackendError`.
+
+        One that is there and does not run, as after a restart of the server, counts as a lost
+        connection: it may soon.
+        """
         if len(queues) == 1:
             return await self._declare_one(queues[0])
         for at in range(0, len(queues), _CHUNK):
             chunk = queues[at : at + _CHUNK]
             try:
                 await within(self._declare(await self._open(), chunk))
-            except (ChannelPreconditionFailed, ChannelAccessRefused):
+            except (ChannelPreconditionFailed, ChannelAccessRefused, ChannelNotFoundEntity):
                 for queue in chunk:
                     await self._declare_one(queue)
 
@@ -85,18 +89,34 @@ class Declaring:
         """What exists with other limits, or may not be made by this user, is taken as it is."""
         try:
             await within(self._declare(await self._open(), [queue]))
+        except ChannelNotFoundEntity as error:
+            raise ConnectionLostError(f"{self._link.server}: {reason(error)}") from error
         except ChannelPreconditionFailed as error:
-            if "inequivalent arg 'x-max" not in (text := reason(error)) and (
-                "inequivalent arg 'x-stream" not in text
-            ):
-                raise BackendError(
-                    f"{self._link.server}: the queue {queue!r} is there and is no stream: "
-                    f"rename the channel or set prefix= ({text})"
-                ) from error
-            logger.info("%s: %s keeps its own limits: %s", self._link.server, queue, text)
+            await self._check(queue, reason(error))
+            logger.info("%s: %s keeps its limits: %s", self._link.server, queue, reason(error))
         except ChannelAccessRefused as error:
             try:
                 channel = await self._open()
                 await within(channel.queue_declare(queue, passive=True))
-            except ChannelNotFoundEntity:
-                raise BackendError(f"{self._link.server}: {reason(error)}") from error
+            except ChannelNotFoundEntity as absence:
+                failure = BackendError if is_missing(absence) else ConnectionLostError
+                raise failure(f"{self._link.server}: {reason(error)}") from absence
+
+    async def _check(self, queue: str, why: str) -> None:
+        """Only a stream can be consumed from an offset."""
+        channel = await self._open()
+        await within(channel.basic_qos(prefetch_count=1))
+        try:
+            consumer = await within(
+                channel.basic_consume(queue, _ignore, arguments={"x-stream-offset": "next"})
+            )
+        except ChannelPreconditionFailed as error:
+            raise BackendError(
+                f"{self._link.server}: the queue {queue!r} is there and is no stream: rename the "
+                f"channel or set prefix= ({why})"
+            ) from error
+        await within(channel.basic_cancel(consumer.consumer_tag or ""))
+
+
+async def _ignore(delivered: DeliveredMessage) -> None:
+    """The consumer is only to be refused or not."""

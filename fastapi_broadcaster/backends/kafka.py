@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from fastapi_broadcaster.backends._kafka_cluster import Cluster, Server
+from fastapi_broadcaster.backends._kafka_cluster import Cluster
 from fastapi_broadcaster.backends._kafka_listening import Listening
 from fastapi_broadcaster.backends._kafka_log import Naming, format_id, is_topic, parse_id
 from fastapi_broadcaster.backends._kafka_pages import Pages
 from fastapi_broadcaster.backends._kafka_publishing import Publishing
 from fastapi_broadcaster.backends._kafka_security import Security
+from fastapi_broadcaster.backends._kafka_server import Server
 from fastapi_broadcaster.backends._kafka_standing import Standing
 from fastapi_broadcaster.backends.base import HistoryBackend, Outcome, PatternBackend
 from fastapi_broadcaster.exceptions import BackendUnavailableError, ConnectionLostError

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from pamqp.commands import Basic
 
-from fastapi_broadcaster.backends._rabbitmq import NAME_BYTES, Link, Server, read_url
+from fastapi_broadcaster.backends._rabbitmq import Link, Server, read_url
 from fastapi_broadcaster.backends._rabbitmq_log import Pages
 from fastapi_broadcaster.backends._rabbitmq_publishing import Fate, Letter, Publishing, Result
 from fastapi_broadcaster.backends._rabbitmq_reader import Reader, Standing
@@ -28,6 +28,7 @@ from fastapi_broadcaster.exceptions import (
 from fastapi_broadcaster.messages import Cursor, Gap, Message
 
 _START = "start"
+_QUEUE = re.compile("[a-zA-Z0-9_.:@#,/+ -]*")  # what the driver sends as the name of a queue
 
 
 def from_url(url: str) -> "RabbitMQStreamBackend":
@@ -82,10 +83,16 @@ class RabbitMQStreamBackend(HistoryBackend):
 
     def check_name(self, name: str) -> None:
         queue = self._settings.queue(name)
-        if len(queue.encode()) > NAME_BYTES:
+        if _QUEUE.fullmatch(queue) is None:
             raise ChannelNameError(
-                f"{self}: a name has at most {NAME_BYTES} bytes of UTF-8, this one has "
-                f"{len(queue.encode())}: shorten it"
+                f"{self}: the name of a stream has letters of ASCII, digits, spaces and "
+                f"- _ . : @ # , / + only, unlike {name[:50]!r}"
+            )
+        most = self._server.stream_name_bytes
+        if len(queue) > most:
+            raise ChannelNameError(
+                f"{self}: the name of a stream has at most {most} bytes, "
+                f"this one has {len(queue)}: shorten it"
             )
         if queue.startswith("amq."):
             raise ChannelNameError(f"{self}: names that begin with amq. are RabbitMQ's own")
@@ -120,6 +127,10 @@ class RabbitMQStreamBackend(HistoryBackend):
                 results[at] = refusals.get(letters[at].key)
             for at, result in zip(again, await self._again(letters, again), strict=True):
                 results[at] = result
+            if isinstance(error := results[0], ConnectionLostError) and all(
+                isinstance(result, ConnectionLostError) for result in results
+            ):
+                raise error
         return [self._outcome(result) for result in results]
 
     def _letter(self, message: Message) -> Letter:
@@ -140,8 +151,6 @@ class RabbitMQStreamBackend(HistoryBackend):
             try:
                 with self._server.errors():
                     await self._declaring.declare([queue])
-            except ConnectionLostError as error:
-                refusals[queue] = BackendUnavailableError(f"{error}; nothing was published")
             except BackendError as error:
                 refusals[queue] = error
         return refusals
@@ -151,10 +160,11 @@ class RabbitMQStreamBackend(HistoryBackend):
         try:
             return await self._publishing.send([letters[at] for at in places])
         except ConnectionLostError as error:
-            unsent = BackendUnavailableError(f"{error}; nothing was published")
-            return [unsent] * len(places)
+            return [error] * len(places)
 
     def _outcome(self, result: Result) -> Outcome:
+        if isinstance(result, ConnectionLostError):
+            return BackendUnavailableError(f"{result}; nothing was published")
         if isinstance(result, Fate):
             return BackendError(f"{self} refused the message: {result.value}")
         return result

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastapi_broadcaster import Broadcaster, ChannelTemplate, Event
-from tests.conformance.tools import publish_all, reading, take_until, until
+from fastapi_broadcaster import Broadcaster, ChannelNameError, ChannelTemplate, Event
+from tests.backends import BackendCase
+from tests.conformance.tools import publish_all, reading, takes, until
 from tests.conftest import Refusal
 
 NAMES = ["a", "ab", "abc", "b", "a.b", "a.b.c", "a-b", "aB", "a*", "a?", "[ab]", "ä", "a\\b", "^"]
@@ -31,22 +32,23 @@ GLOBS = {
 
 @pytest.mark.parametrize("glob", GLOBS)
 async def test_globs(refused: Refusal, broadcaster: Broadcaster, name: str, glob: str) -> None:
-    prefix = f"{name}:"
+    prefix = f"{name}."
     if refused.pattern(broadcaster, prefix + glob):
         return
     async with (
         broadcaster.subscribe(pattern=prefix + glob) as subscriber,
-        broadcaster.subscribe(pattern=f"{prefix}*") as every,
+        reading(broadcaster.subscribe(pattern=f"{prefix}*")) as every,
     ):
-        for one in NAMES:
+        names = {one for one in NAMES if takes(broadcaster, prefix + one)}
+        for one in names:
             await broadcaster.publish(prefix + one, one)
-        await broadcaster.publish(f"{prefix}end", "end")
-        assert await take_until(every, "end") == NAMES
+        await until(lambda: len(every.messages) == len(names))
+        assert set(every.messages) == names
         found = set()
         while (item := subscriber.take()) is not None:
             assert isinstance(item.event, Event)  # type: ignore[union-attr]
             found.add(item.event.message)  # type: ignore[union-attr]
-    assert found - {"end"} == GLOBS[glob]
+    assert found == GLOBS[glob] & names
 
 
 async def test_a_template_as_a_pattern(
@@ -58,7 +60,8 @@ async def test_a_template_as_a_pattern(
         return
     async with broadcaster.subscribe(pattern=rooms) as subscriber:
         await broadcaster.publish(f"{name}.a.b.c", '{"n": 1}')
-        await broadcaster.publish(f"{name}.a b.c", '{"n": 2}')
+        if takes(broadcaster, f"{name}.a b.c"):
+            await broadcaster.publish(f"{name}.a b.c", '{"n": 2}')
         await broadcaster.channel(rooms, room="lobby", kind="chat").publish({"n": 3})
         event = await subscriber.get()
         assert event == Event(f"{name}.lobby.chat", {"n": 3})
@@ -71,6 +74,10 @@ async def test_a_pattern_is_not_a_channel_of_that_name(
 ) -> None:
     """A channel may be called as a pattern looks; subscribing to it hears only itself."""
     if refused.pattern(broadcaster, f"{name}.*"):
+        return
+    if not takes(broadcaster, f"{name}.*"):
+        with pytest.raises(ChannelNameError):
+            broadcaster.subscribe(f"{name}.*")
         return
     async with (
         reading(broadcaster.subscribe(f"{name}.*")) as channel,
@@ -85,12 +92,18 @@ async def test_a_pattern_is_not_a_channel_of_that_name(
 
 
 async def test_order_through_a_pattern(
-    refused: Refusal, broadcaster: Broadcaster, name: str
+    refused: Refusal, case: BackendCase, broadcaster: Broadcaster, name: str
 ) -> None:
+    """Of all channels, or at least of each of them."""
     if refused.pattern(broadcaster, f"{name}.*"):
         return
     async with reading(broadcaster.subscribe(pattern=f"{name}.*")) as reader:
         for number in range(300):
             await broadcaster.publish(f"{name}.{number % 7}", str(number))
         await until(lambda: len(reader.messages) == 300)
-    assert reader.messages == [str(number) for number in range(300)]
+    found, all_of_them = [int(message) for message in reader.messages], list(range(300))
+    for channel in range(7):
+        wanted = [number for number in all_of_them if number % 7 == channel]
+        assert [number for number in found if number % 7 == channel] == wanted
+    if case.order_across:
+        assert found == all_of_them

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi_broadcaster import Broadcaster, Event, Gap, Subscriber, Subscription
+from fastapi_broadcaster import Broadcaster, ChannelNameError, Event, Gap, Subscriber, Subscription
 
 PATIENCE = 30.0  # seconds until a test gives up
 
@@ -22,6 +22,15 @@ async def until(condition: Callable[[], object]) -> None:
             if found:
                 return
             await asyncio.sleep(0.01)
+
+
+def takes(broadcaster: Broadcaster, name: str) -> bool:
+    """Whether a channel may be called so on this backend."""
+    try:
+        broadcaster.check_name(name)
+    except ChannelNameError:
+        return False
+    return True
 
 
 async def take(subscriber: Subscriber[Any], count: int) -> list[Any]:

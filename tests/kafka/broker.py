@@ -16,6 +16,7 @@ from fastapi_broadcaster.backends.base import Outcome
 from fastapi_broadcaster.backends.kafka import KafkaBackend
 from servers import Kafka
 from tests.brokers import QUICK, Broker
+from tests.conformance.tools import until
 from tests.kafka.proxy import BackgroundProxy
 
 
@@ -37,8 +38,11 @@ async def delete_topics(port: int, names: Sequence[str] | None = None) -> None:
         wanted = [name for name in found if names is None or name in names]
         if wanted:
             await admin.delete_topics(wanted)
-        while set(wanted) & set(await admin.list_topics()):
-            await asyncio.sleep(0.02)
+
+        async def gone() -> bool:
+            return not set(wanted) & set(await admin.list_topics())
+
+        await until(gone)
 
 
 async def delete_records(port: int, topic: str, before: int) -> None:

@@ -103,7 +103,7 @@ async def test_a_user_who_may_not_ping_is_not_lost(
     broker: RedisBroker, protocol: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal is an answer too: the server is there."""
-    monkeypatch.setattr("fastapi_broadcaster.backends.redis._QUIET", 0.1)
+    monkeypatch.setattr("fastapi_broadcaster.backends._redis_pubsub._QUIET", 0.1)
     may = ("+publish", "+subscribe", "+unsubscribe", "+hello", "+client")
     await broker.ask("ACL", "SETUSER", "app", "on", ">pw", "&*", "-@all", *may)
     await broker.ask("CONFIG", "RESETSTAT")
