@@ -87,11 +87,15 @@ class Consumer(Protocol):
 
 
 class Producer(Protocol):
-    """An `AIOKafkaProducer`."""
+    """An `AIOKafkaProducer`; a message that it gave up has the result None."""
 
+    @property
+    def client(self) -> object: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
-    async def send(self, topic: str, value: bytes, key: bytes) -> "asyncio.Future[Records]": ...
+    async def send(
+        self, topic: str, value: bytes, key: bytes
+    ) -> "asyncio.Future[Records | None]": ...
 
 
 class Connection(Protocol):
@@ -178,15 +182,28 @@ async def close_producer(made: Producer, *, patience: float) -> None:
     """Stop a producer; what it could not deliver within `patience` seconds it lets go of."""
 
     async def stop() -> None:
+        client: Any = made.client
         stopping = asyncio.create_task(made.stop())
         done, _ = await asyncio.wait([stopping], timeout=patience)
         if not done:
-            driver: Any = made  # it offers no other way to give up
-            driver._message_accumulator.fail_all(KafkaError("the producer was closed"))
-            await driver.client.close()
-        await stopping
+            _give_up(made)
+            await client.close()
+            if (update := client._md_update_fut) is not None and not update.done():
+                update.set_result(False)  # nobody else does any more
+            await asyncio.wait([stopping])
+        if stopping.exception() is not None:
+            await client.close()
 
     await _to_the_end(asyncio.create_task(stop()))
+
+
+def _give_up(made: Producer) -> None:
+    """Tell whoever waits for a message that nothing is known of it: there is no other way out."""
+    driver: Any = made
+    kept: Any = driver._message_accumulator
+    kept._pending_batches.update(batch for queue in kept._batches.values() for batch in queue)
+    for batch in list(kept._pending_batches):
+        batch.done_noack()
 
 
 async def _to_the_end(task: "asyncio.Task[None]") -> None:

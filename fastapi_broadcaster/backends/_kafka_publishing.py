@@ -35,6 +35,7 @@ class Publishing:
         self._cluster = cluster
         self._partitions = partitions
         self._producer: Producer | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._topics: dict[str, int] = {}  # how many partitions those have that we know of
 
     async def open(self) -> None:
@@ -52,10 +53,20 @@ class Publishing:
         self._producer = producer
 
     async def close(self) -> None:
+        self._drop()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _drop(self) -> None:
+        """Let go of the producer, and of what it has not delivered."""
         producer, self._producer = self._producer, None
-        if producer is not None:
-            await driver.close_producer(producer, patience=_PATIENCE)
         self._topics.clear()
+        if producer is not None:
+            closing = asyncio.create_task(
+                driver.close_producer(producer, patience=_PATIENCE), name="broadcaster-kafka-drop"
+            )
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
         """See `Backend.publish`."""
@@ -70,12 +81,11 @@ class Publishing:
                 if isinstance(result, _Held):
                     held.append(at)
                 outcomes[at] = self._outcome(messages[at], result)
-            if any(isinstance(outcome, BackendError) for outcome in outcomes):
-                self._topics.clear()
-            if not any(isinstance(result, driver.KafkaError) for result in results):
+            if not any(isinstance(result, Exception) for result in results):
                 break
-            await self._renew()  # what this producer sends behind a refused message is refused too
-            waiting = held if len(held) < len(waiting) and self._producer is not None else []
+            self._drop()  # what it sends behind a refused message is refused too
+            resend = held and len(held) < len(waiting) and await self._renewed()
+            waiting = held if resend else []
         return outcomes
 
     async def _prepare(self) -> None:
@@ -87,12 +97,13 @@ class Publishing:
             raise ConnectionLostError(str(error)) from error
         await self.open()
 
-    async def _renew(self) -> None:
-        await self.close()
+    async def _renewed(self) -> bool:
+        """Whether there is a producer again; if not the next call tells."""
         try:
             await self._prepare()
         except ConnectionLostError:
-            pass  # the next call tells
+            return False
+        return True
 
     async def _topics_of(self, messages: Sequence[Message]) -> dict[str, BackendError]:
         """Know the topics of the messages, made where they are missing; the channels refused."""
@@ -128,7 +139,7 @@ class Publishing:
     async def _send(self, messages: Sequence[Message]) -> list[Records | Exception]:
         """Hand messages to the producer, in order, and wait for what the broker says of each."""
         deadline = asyncio.get_running_loop().time() + self._server.timeout
-        sent: list[asyncio.Future[Records] | Exception] = []
+        sent: list[asyncio.Future[Records | None] | Exception] = []
         late = BackendUnavailableError(f"{self._server} takes no messages at present")
         try:
             async with asyncio.timeout_at(deadline):
@@ -144,7 +155,7 @@ class Publishing:
             await asyncio.wait(futures, timeout=max(0.0, left))
         return [one if isinstance(one, Exception) else _result(one) for one in sent]
 
-    async def _enqueue(self, message: Message) -> "asyncio.Future[Records] | Exception":
+    async def _enqueue(self, message: Message) -> "asyncio.Future[Records | None] | Exception":
         if self._producer is None:
             return _Held()
         topic = self._naming.topic_of(message.channel)
@@ -193,14 +204,11 @@ class _Held(driver.KafkaError):  # type: ignore[misc,valid-type]  # without type
     """Not sent, or refused only for what was sent before it."""
 
 
-def _result(future: "asyncio.Future[Records]") -> Records | Exception:
-    if not future.done():
+def _result(future: "asyncio.Future[Records | None]") -> Records | Exception:
+    if not future.done() or future.cancelled():
         return TimeoutError()
-    if future.cancelled():
-        return TimeoutError()
-    error = future.exception()
-    if error is None:
-        return future.result()
+    if (error := future.exception()) is None:
+        return future.result() or TimeoutError()
     return _Held() if isinstance(error, driver.OutOfSequence) else _plain(error)
 
 
@@ -208,7 +216,7 @@ def _plain(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 
-def _seen(future: "asyncio.Future[Records]") -> None:
+def _seen(future: "asyncio.Future[Records | None]") -> None:
     """Take note of an error that nobody waits for any more."""
     if not future.cancelled():
         future.exception()

@@ -182,6 +182,9 @@ class Link:
         try:
             async with asyncio.timeout(_CLOSE):
                 await self._connection.close(ConnectionResetError("the connection was closed"))
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
         except Exception:
             pass
         finally:

@@ -80,6 +80,7 @@ class Listening:
         self._watching = asyncio.create_task(self._watch(), name="broadcaster-rabbitmq")
 
     async def close(self) -> None:
+        self.lose(ConnectionResetError("the connection was closed"))
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])

@@ -99,7 +99,7 @@ class Publishing:
         self._channel = channel
         return channel
 
-    async def _ready(self) -> AbstractChannel:
+    async def ready(self) -> AbstractChannel:
         """A channel that is not known to be dead; raises `ConnectionLostError`."""
         if self._channel is not None and not self._channel.is_closed:
             return self._channel
@@ -122,7 +122,7 @@ class Publishing:
         waiting = list(range(len(letters)))
         while waiting:
             try:
-                channel = await self._ready()
+                channel = await self.ready()
             except ConnectionLostError:
                 if len(waiting) == len(letters):
                     raise

@@ -66,8 +66,8 @@ class Reader:
         self._channel: AbstractChannel | None = None
 
     async def open(self) -> None:
-        """Raises `ConnectionLostError`."""
         with self._server.errors():
+            await self._declaring.open()
             channel = self._channel = await self._link.channel()
             await within(channel.basic_qos(prefetch_count=_CREDIT))
         channel.on_consumer_cancel_callbacks.add(self._cancelled)
@@ -76,6 +76,7 @@ class Reader:
         self._watching = asyncio.create_task(self._watch(), name="broadcaster-rabbitmq-stream")
 
     async def close(self) -> None:
+        self._lose(ConnectionResetError("the connection was closed"))
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])

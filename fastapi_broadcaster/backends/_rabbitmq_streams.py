@@ -1,7 +1,9 @@
 """What a stream queue of `amqp-stream://` is, and how it comes to be."""
 
+import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ from fastapi_broadcaster.exceptions import BackendError, ConnectionLostError
 
 logger = logging.getLogger("fastapi_broadcaster")
 _CHUNK = 100  # queues between two answers
+_PATIENCE = 2.0  # seconds for a stream to run that another one makes, or that a restart brings back
+_PAUSE = 0.05  # seconds between two attempts
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -49,6 +53,10 @@ class Settings:
         }
 
 
+class NotRunningError(ConnectionLostError):
+    """The stream is there, but does not run yet, or not now: as if the server were away."""
+
+
 class Declaring:
     """Makes streams over a channel of its own, which the server closes with every refusal."""
 
@@ -57,7 +65,8 @@ class Declaring:
         self._settings = settings
         self._channel: AbstractChannel | None = None
 
-    async def _open(self) -> AbstractChannel:
+    async def open(self) -> AbstractChannel:
+        """The channel, made anew after a refusal; with the driver's own errors."""
         if self._channel is None or self._channel.is_closed:
             self._channel = await self._link.channel()
         return self._channel
@@ -73,10 +82,31 @@ class Declaring:
         for at in range(0, len(queues), _CHUNK):
             chunk = queues[at : at + _CHUNK]
             try:
-                await within(self._declare(await self._open(), chunk))
+                await within(self._declare(await self.open(), chunk))
             except (ChannelPreconditionFailed, ChannelAccessRefused, ChannelNotFoundEntity):
                 for queue in chunk:
                     await self._declare_one(queue)
+
+    async def declare_each(self, queues: Collection[str]) -> dict[str, BackendError]:
+        """As `declare`; returns why some cannot be made. Waits a little for those to run."""
+        refusals: dict[str, BackendError] = {}
+        deadline = time.monotonic() + _PATIENCE
+        for queue in queues:
+            while True:
+                try:
+                    with self._link.server.errors():
+                        await self._declare_one(queue)
+                except NotRunningError as error:
+                    refusals[queue] = error
+                    if time.monotonic() < deadline:
+                        await asyncio.sleep(_PAUSE)
+                        continue
+                except BackendError as error:
+                    refusals[queue] = error
+                else:
+                    refusals.pop(queue, None)
+                break
+        return refusals
 
     async def _declare(self, channel: AbstractChannel, queues: Sequence[str]) -> None:
         """In one go: the answer to the last one is the answer to all."""
@@ -88,23 +118,23 @@ class Declaring:
     async def _declare_one(self, queue: str) -> None:
         """What exists with other limits, or may not be made by this user, is taken as it is."""
         try:
-            await within(self._declare(await self._open(), [queue]))
+            await within(self._declare(await self.open(), [queue]))
         except ChannelNotFoundEntity as error:
-            raise ConnectionLostError(f"{self._link.server}: {reason(error)}") from error
+            raise NotRunningError(f"{self._link.server}: {reason(error)}") from error
         except ChannelPreconditionFailed as error:
             await self._check(queue, reason(error))
             logger.info("%s: %s keeps its limits: %s", self._link.server, queue, reason(error))
         except ChannelAccessRefused as error:
             try:
-                channel = await self._open()
+                channel = await self.open()
                 await within(channel.queue_declare(queue, passive=True))
             except ChannelNotFoundEntity as absence:
-                failure = BackendError if is_missing(absence) else ConnectionLostError
+                failure = BackendError if is_missing(absence) else NotRunningError
                 raise failure(f"{self._link.server}: {reason(error)}") from absence
 
     async def _check(self, queue: str, why: str) -> None:
         """Only a stream can be consumed from an offset."""
-        channel = await self._open()
+        channel = await self.open()
         await within(channel.basic_qos(prefetch_count=1))
         try:
             consumer = await within(

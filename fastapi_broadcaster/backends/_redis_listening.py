@@ -200,11 +200,17 @@ class Listening:
         if self._readers and not self._due:
             self._standing.epoch = self._epoch
             self._standing.heard = min(reader.heard for reader in self._readers)
-        wakes = [reader.wake.key for reader in self._readers]
-        for reader in list(self._readers):
-            await self._end(reader)
+        readers = list(self._readers)
+        wakes = [reader.wake.key for reader in readers]
         connection = self._questions.connection
-        if connection.is_connected:
-            with suppress(RedisError, OSError):  # nobody waits for the answer
-                await connection.send_packed_command([pack(b"UNLINK", *wakes)], check_health=False)
-        await connection.disconnect(nowait=True)
+        try:
+            for reader in readers:
+                await self._end(reader)
+            if connection.is_connected:
+                with suppress(RedisError, OSError):  # nobody waits for the answer
+                    command = pack(b"UNLINK", *wakes)
+                    await connection.send_packed_command([command], check_health=False)
+        finally:
+            await connection.disconnect(nowait=True)
+            for reader in readers:
+                await reader.close()

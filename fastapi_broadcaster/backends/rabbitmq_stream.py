@@ -28,6 +28,7 @@ from fastapi_broadcaster.exceptions import (
 from fastapi_broadcaster.messages import Cursor, Gap, Message
 
 _START = "start"
+_MOST = 10_000  # streams that are remembered
 _QUEUE = re.compile("[a-zA-Z0-9_.:@#,/+ -]*")  # what the driver sends as the name of a queue
 
 
@@ -74,6 +75,7 @@ class RabbitMQStreamBackend(HistoryBackend):
         self._settings = settings
         self._publishing = Publishing(server, self._prepare)
         self._declaring: Declaring | None = None
+        self._made: set[str] = set()  # streams that were there once
         self._pages: Pages | None = None
         self._standing = Standing()
         self._reader: Reader | None = None
@@ -107,30 +109,34 @@ class RabbitMQStreamBackend(HistoryBackend):
         if pages is not None:
             await pages.close()
         self._standing = Standing()
+        self._made.clear()
 
     async def _prepare(self, link: Link) -> None:
         found = re.match(r"(\d+)\.(\d+)", link.version)
         if found is None or (int(found[1]), int(found[2])) < (3, 9):
             raise UnsupportedError(f"{self} needs RabbitMQ 3.9 or newer, not {link.version}")
         self._declaring = Declaring(link, self._settings)
+        await self._declaring.open()
 
     # -- publishing -------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         letters = [self._letter(message) for message in messages]
-        results = await self._publishing.send(letters)
-        homeless = [at for at, result in enumerate(results) if result is Fate.RETURNED]
-        if homeless:
-            refusals = await self._make([letters[at].key for at in homeless])
-            again = [at for at in homeless if letters[at].key not in refusals]
-            for at in homeless:
+        results: list[Result] = [None] * len(letters)
+        waiting = list(range(len(letters)))
+        for _ in range(2):  # what comes back because its stream was deleted is sent once more
+            await self._publishing.ready()
+            refusals = await self._make({letters[at].key for at in waiting} - self._made)
+            for at in waiting:
                 results[at] = refusals.get(letters[at].key)
-            for at, result in zip(again, await self._again(letters, again), strict=True):
-                results[at] = result
-            if isinstance(error := results[0], ConnectionLostError) and all(
-                isinstance(result, ConnectionLostError) for result in results
-            ):
-                raise error
+            await self._send(letters, results, [at for at in waiting if results[at] is None])
+            waiting = [at for at in waiting if results[at] is Fate.RETURNED]
+            if not waiting:
+                break
+            self._made.difference_update(letters[at].key for at in waiting)
+        lost = [result for result in results if isinstance(result, ConnectionLostError)]
+        if lost and len(lost) == len(results):
+            raise lost[0]
         return [self._outcome(result) for result in results]
 
     def _letter(self, message: Message) -> Letter:
@@ -143,24 +149,29 @@ class RabbitMQStreamBackend(HistoryBackend):
         key = self._settings.queue(message.channel)
         return Letter(data=message.data, key=key, mandatory=True, properties=properties)
 
-    async def _make(self, queues: Sequence[str]) -> dict[str, BackendError]:
-        """Make the streams of messages that came back; returns those that cannot be made."""
-        refusals: dict[str, BackendError] = {}
+    async def _make(self, queues: Collection[str]) -> Mapping[str, BackendError]:
+        """Make streams before they are published to; returns why some cannot be made.
+
+        A server breaks the connection of who publishes to a stream that another one is making.
+        """
+        if not queues:
+            return {}
         assert self._declaring is not None
-        for queue in dict.fromkeys(queues):
-            try:
-                with self._server.errors():
-                    await self._declaring.declare([queue])
-            except BackendError as error:
-                refusals[queue] = error
+        refusals = await self._declaring.declare_each(queues)
+        if len(self._made) > _MOST:
+            self._made.clear()
+        self._made.update(queue for queue in queues if queue not in refusals)
         return refusals
 
-    async def _again(self, letters: Sequence[Letter], places: Sequence[int]) -> list[Result]:
-        """Send those that came back, and so are nowhere yet."""
+    async def _send(
+        self, letters: Sequence[Letter], results: list[Result], places: Sequence[int]
+    ) -> None:
         try:
-            return await self._publishing.send([letters[at] for at in places])
+            sent = await self._publishing.send([letters[at] for at in places])
         except ConnectionLostError as error:
-            return [error] * len(places)
+            sent = [error] * len(places)
+        for at, result in zip(places, sent, strict=True):
+            results[at] = result
 
     def _outcome(self, result: Result) -> Outcome:
         if isinstance(result, ConnectionLostError):

@@ -34,12 +34,13 @@ class RabbitMQ(Server):
         super().__init__(name, port, directory)
         self.tls_port, self.epmd_port, self.dist_port = port + 1, port + 2, port + 3
         self.node = f"{name}@localhost"
+        self._is_private = False
         self._mapper_file = self.directory / "epmd.pid"
 
     @classmethod
     def private(cls) -> Self:
         server = super().private()
-        server.tls_port, server.epmd_port, server.dist_port = (free_port() for _ in range(3))
+        server.tls_port, server._is_private = free_port(), True
         return server
 
     @property
@@ -68,6 +69,8 @@ class RabbitMQ(Server):
         }
 
     def prepare(self) -> None:
+        if self._is_private:  # nobody but this object knows these two
+            self.epmd_port, self.dist_port = free_port(), free_port()
         lines = [f"listeners.tcp.1 = {HOST}:{self.port}", *self.settings]
         if self.authority is not None:
             lines += [

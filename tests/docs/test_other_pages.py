@@ -11,11 +11,12 @@ from fastapi.testclient import TestClient
 
 from docs_src.guarantees.gaps import follow
 from docs_src.migration.app import app as chatroom
-from docs_src.tutorial.history import rooms
+from docs_src.tutorial.history import ChatMessage, rooms
 from fastapi_broadcaster import (
     BackendUnavailableError,
     Broadcaster,
     Channel,
+    ChannelNameError,
     ChannelTemplate,
     EventStreamResponse,
     NotConnectedError,
@@ -113,8 +114,54 @@ def test_history_without_a_log_is_refused_at_start_up() -> None:
     async def listen() -> None:
         """Never reached."""
 
-    with pytest.raises(UnsupportedError, match="keeps no log"):
+    with pytest.raises(UnsupportedError, match=r"keeps no log.*use redis-stream://"):
         broadcaster.lifespan(app)
+
+
+def test_a_name_that_kafka_cannot_carry_is_refused_at_start_up() -> None:
+    broadcaster = Broadcaster("kafka://localhost")
+    app = FastAPI(lifespan=broadcaster.lifespan)
+
+    @app.get("/", dependencies=[Depends(subscriber("news:today"))])
+    async def listen() -> None:
+        """Never reached."""
+
+    with pytest.raises(ChannelNameError, match=r"\?topic="):
+        broadcaster.lifespan(app)
+
+
+async def test_names_of_events_by_a_function_of_the_message() -> None:
+    """As the page about typed channels has it."""
+    broadcaster = Broadcaster("memory://")
+    app = FastAPI(lifespan=broadcaster.lifespan)
+
+    @app.get("/rooms/{room}")
+    async def listen(
+        events: Annotated[Subscriber[ChatMessage], Depends(subscriber(rooms, history="all"))],
+    ) -> EventStreamResponse:
+        return EventStreamResponse(events, event=lambda message: message.user)
+
+    with TestClient(app) as client:
+        for user in ("ada", "bob"):
+            lobby = broadcaster.channel(rooms, room="lobby")
+            await asyncio.to_thread(lobby.publish_sync, ChatMessage(user=user, text="Hi"))
+        with client.stream("GET", "/rooms/lobby") as response:
+            names = (line for line in response.iter_lines() if line.startswith("event: "))
+            assert [next(names), next(names)] == ["event: ada", "event: bob"]
+
+
+def test_a_second_broadcaster_is_checked_by_its_own_lifespan() -> None:
+    """As the deployment notes have it; by `async with` alone its routes are not checked."""
+    main, second = Broadcaster("memory://"), Broadcaster("redis://localhost")
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Depends(subscriber("a", history=5, broadcaster=second))])
+    async def listen() -> None:
+        """Never reached."""
+
+    main.lifespan(app)
+    with pytest.raises(UnsupportedError, match="keeps no log"):
+        second.lifespan(app)
 
 
 def test_the_type_of_an_annotation_is_compared_at_start_up() -> None:

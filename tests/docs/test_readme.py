@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from fastapi_broadcaster.backends import SCHEMES
 from tests.docs.pages import ROOT, SNIPPETS, blocks
 from tests.web.clients import open_events
 from tests.web.processes import WebServer
@@ -49,22 +48,6 @@ def test_plain_text_is_pasted_and_run(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"chatroom hello [0-9a-f]{8}-1-1\n", done.stdout)
-
-
-def test_table_of_backends_is_true() -> None:
-    rows = [line for line in README.splitlines() if re.match(r"\| `\w", line)]
-    urls = {
-        state: {
-            scheme
-            for row in rows
-            if row.endswith(f"| {state} |")
-            for scheme in re.findall(r"`([a-z-]+)://`", row)
-        }
-        for state in ("there", "planned")
-    }
-    assert urls["there"] == set(SCHEMES)
-    assert urls["planned"]
-    assert len(rows) == sum(row.endswith(("| there |", "| planned |")) for row in rows)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"])

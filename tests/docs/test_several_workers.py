@@ -14,6 +14,8 @@ from redis.asyncio import Redis as RedisClient
 
 from docs_src.backends.redis_client import make_broadcaster
 from servers import Redis
+from tests.backends import BackendCase, rows
+from tests.brokers import Broker
 from tests.docs.pages import ROOT
 from tests.web.clients import open_events
 from tests.web.processes import WebServer
@@ -62,6 +64,34 @@ async def test_two_processes_hear_each_other_and_the_worker(environment: dict[st
             assert await worker.wait() == 0
             said = {"user": "robot", "text": "The report is ready."}
             assert (await here.event()).json == (await there.event()).json == said
+
+
+@rows(lambda case: case.processes)
+async def test_the_app_and_the_worker_run_on_every_broker(
+    case: BackendCase, broker: Broker
+) -> None:
+    environment = {"BROADCASTER_URL": broker.url, "PYTHONPATH": str(ROOT)}
+    with serve(environment) as app, serve(environment) as other:
+        async with (
+            open_events(f"{app.url}/rooms/lobby/events") as here,
+            open_events(f"{other.url}/rooms/lobby/events") as there,
+            httpx2.AsyncClient() as client,
+        ):
+            await here.frame()
+            await there.frame()
+            receipt = await client.post(f"{app.url}/rooms/lobby", json=HELLO)
+            assert receipt.status_code == 202
+            assert (receipt.json()["id"] is not None) == (case.log and case.receipts)
+            event = await there.event()
+            assert (await here.event()).json == event.json == HELLO
+            worker = await run("worker", environment)
+            assert await worker.wait() == 0
+            said = {"user": "robot", "text": "The report is ready."}
+            assert (await here.event()).json == (await there.event()).json == said
+        resumed = {"Last-Event-ID": event.id or ""}
+        if case.log:
+            async with open_events(f"{app.url}/rooms/lobby/events", headers=resumed) as late:
+                assert (await late.event()).json == said
 
 
 async def test_the_follower_hears_all_rooms(redis: Redis, environment: dict[str, str]) -> None:

@@ -24,7 +24,8 @@ _QUEUES = """
 [Name || {resource, _, queue, Name} <- rabbit_amqqueue:list_names()].
 """
 _CONSUMED = """
-[Name || {{{resource, _, queue, Name}, _, _}, _, _, _, _, _, _} <- ets:tab2list(consumer_created)].
+[Name || {{{resource, _, queue, Name}, Channel, _}, _, _, _, _, _, _}
+    <- ets:tab2list(consumer_created), is_process_alive(Channel)].
 """
 _BEGIN = """
 rabbit_amqqueue:declare({resource, <<"/">>, queue, <<"first">>}, true, false,
@@ -125,7 +126,8 @@ class RabbitMQStreamBroker(RabbitMQBroker):
         return self
 
     def broadcaster(self, *, log_size: int | None = None, **options: Any) -> Broadcaster:
-        limit = f"?max_bytes={max(log_size * 400, 100_000)}" if log_size else ""
+        """A server is never asked for less than 100 kB: it would trim what it is about to send."""
+        limit = f"?max_bytes={log_size * 1_000}" if log_size and log_size >= 100 else ""
         return Broadcaster(self.url + limit, **{"backoff": QUICK, **options})
 
     async def wipe(self) -> None:
@@ -137,6 +139,13 @@ class RabbitMQStreamBroker(RabbitMQBroker):
                 channel = await connection.channel()
                 await channel.queue_delete(queue)
 
+    async def restart(self) -> None:
+        """Streams run some time after the server does."""
+        await super().restart()
+        async with asyncio.timeout(60):
+            while "\tdown" in await self.control("list_queues", "name", "state"):
+                await asyncio.sleep(0.05)
+
     async def refuse_all_but(self, prefix: str) -> None:
         """No other streams may be made."""
         may = f"^{re.escape(prefix)}.*"
@@ -144,6 +153,13 @@ class RabbitMQStreamBroker(RabbitMQBroker):
 
     async def subscriptions(self) -> set[str]:
         return binaries(await self.evaluate(_CONSUMED))
+
+
+def stream(rabbitmq: RabbitMQBroker, **options: object) -> Broadcaster:
+    """A broadcaster whose log is in streams of that server."""
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    url = rabbitmq.amqp_url.replace("amqp:", "amqp-stream:", 1)
+    return Broadcaster(f"{url}?{query}", backoff=QUICK)
 
 
 def binaries(answer: str) -> set[str]:
