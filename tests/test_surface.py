@@ -23,8 +23,9 @@ EXPORTED = """
 """
 ORDER = """
     exceptions messages serializers deliveries _patterns _targets _buffer subscribers backends
-    history _names _options channels _hub _publisher _reconciler _listener _engine _signals _lifespan _portal
-    _capabilities broadcaster dependencies _startup streams sse websockets routers __init__
+    history _names _options channels _hub _publisher _reconciler _listener _engine _signals
+    _lifespan _portal _capabilities broadcaster dependencies _startup streams sse websockets
+    routers __init__
 """
 RANKS = {name: rank for rank, name in enumerate(ORDER.split())}
 WEB = {"dependencies", "_startup", "streams", "sse", "websockets", "routers"}

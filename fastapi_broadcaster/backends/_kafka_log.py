@@ -114,8 +114,13 @@ def beginnings(after: Cursor, extents: Mapping[int, Extent]) -> dict[int, int]:
 
 
 def merged(found: Iterable[list[Message]]) -> list[Message]:
-    """Messages of several partitions: by time, without touching the order in each of them."""
-    lists = [messages for messages in found if messages]
+    """Messages of several partitions: by time, then partition, never against a partition's own."""
+    lists = sorted((messages for messages in found if messages), key=_partition)
     if len(lists) == 1:
         return lists[0]
     return list(heapq.merge(*lists, key=lambda message: message.time or 0.0))
+
+
+def _partition(messages: list[Message]) -> int:
+    assert messages[0].position is not None
+    return int(messages[0].position[0])

@@ -186,25 +186,38 @@ class _Page:
         return await self._forward(following)
 
     async def _untold(self, after: Cursor) -> dict[int, int]:
-        """Where to begin in the partitions of which a cursor does not tell.
-
-        A page is in the order of time, then partition: a cursor stands for all before it.
-        """
-        untold = [one for one in self._extents if str(one) not in after]
-        told = {int(one): (offset, offset + 1) for one, offset in after.items() if offset >= 0}
-        begin = {partition: self._reach(partition) for partition in untold}
-        if not untold or not told:
-            return begin
-        last = max(_latest(await self._span(told, None)), default=None)
+        """Where to begin in the partitions of which a cursor does not tell."""
+        begin = {one: self._reach(one) for one in self._extents if str(one) not in after}
+        last = await self._last(after) if begin else None
         if last is None:
             return begin
-        for later, ones in ((0, [one for one in untold if one > last[1]]), (1, untold)):
-            offsets = await self._offsets(last[0] + later)
-            for one in ones:
-                if later == 0 or one < last[1]:
-                    found = offsets[one] if offsets[one] >= 0 else self._extents[one].end
-                    begin[one] = max(begin[one], found)
-        return begin
+        return {
+            one: max(begin[one], offset)
+            for one, offset in (await self._behind(*last)).items()
+            if one in begin
+        }
+
+    async def _last(self, cursor: Cursor) -> tuple[int, int] | None:
+        """Of the records that a cursor tells of, time and partition of the last one."""
+        told = {
+            int(one): (offset, offset + 1)
+            for one, offset in cursor.items()
+            if int(one) in self._extents and offset >= self._extents[int(one)].start
+        }
+        return max(_times(await self._span(told, None)), default=None)
+
+    async def _behind(self, time: int, partition: int) -> dict[int, int]:
+        """The first offset behind a record of that time, of the other partitions.
+
+        A page is in the order of time, then partition: a record stands for all before it.
+        """
+        same, later = await self._offsets(time), await self._offsets(time + 1)
+        found = {one: same[one] if one > partition else later[one] for one in same}
+        return {
+            one: offset if offset >= 0 else self._extents[one].end
+            for one, offset in found.items()
+            if one != partition
+        }
 
     async def since(self, since: datetime) -> list[Message]:
         found = await self._offsets(max(0, round(since.timestamp() * 1000)))
@@ -219,11 +232,22 @@ class _Page:
         found = await self._span(spans, self._limit)
         return merged(found.values())[: self._limit]
 
+    async def _tops(self, before: Cursor) -> dict[int, int]:
+        """In each partition, the first offset that does not stand before a cursor's last record."""
+        if len(self._extents) == 1:
+            [(one, extent)] = self._extents.items()
+            return {one: min(extent.end, max(0, before.get(str(one), extent.end)))}
+        last = await self._last(before)
+        if last is None:
+            return {}
+        tops = await self._behind(*last)
+        tops |= {int(one): offset + 1 for one, offset in before.items() if int(one) in tops}
+        return {**tops, last[1]: before[str(last[1])]}
+
     async def newest(self, before: Cursor | None) -> list[Message]:
         tops = {one: extent.end for one, extent in self._extents.items()}
-        for partition, offset in (before or {}).items():
-            if int(partition) in tops:
-                tops[int(partition)] = min(tops[int(partition)], max(0, offset))
+        if before:
+            tops |= await self._tops(before)
         found: dict[int, list[Message]] = {one: [] for one in tops}
         step = self._limit if self._pages.scan is None else max(self._limit, _STEP)
         while True:
@@ -240,7 +264,7 @@ class _Page:
             step *= 4
 
 
-def _latest(found: Mapping[int, list[Message]]) -> Iterable[tuple[int, int]]:
+def _times(found: Mapping[int, list[Message]]) -> Iterable[tuple[int, int]]:
     for partition, messages in found.items():
         for message in messages:
             yield round((message.time or 0.0) * 1000), partition

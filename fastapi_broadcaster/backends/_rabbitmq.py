@@ -27,6 +27,7 @@ from fastapi_broadcaster.exceptions import (
 
 T = TypeVar("T")
 NAME_BYTES = 255  # of a routing key, and of a queue's name
+QUIET = 3.0  # seconds of silence before a probe, and again before the server counts as gone
 REPLY = 5.0  # seconds to wait for an answer
 _CLOSE = 1.0  # seconds to say goodbye
 _TURNS = 5  # of the loop, in which the driver's tasks end after a connection was closed

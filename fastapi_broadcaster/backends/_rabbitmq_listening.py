@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from fastapi_broadcaster import _patterns
-from fastapi_broadcaster.backends._rabbitmq import Link, Server, reason, when_closed, within
+from fastapi_broadcaster.backends._rabbitmq import QUIET, Link, Server, reason, when_closed, within
 from fastapi_broadcaster.exceptions import BackendError, ConnectionLostError
 from fastapi_broadcaster.messages import Gap, Message
 
-_QUIET = 3.0  # seconds of silence before a probe, and again before the server counts as gone
 _CHUNK = 500  # bindings between two answers
 
 Name = tuple[str, bool]
@@ -134,11 +133,11 @@ class Listening:
     async def _watch(self) -> None:
         """Notice a server, or a network, that is silent without closing the connection."""
         while self._lost is None:
-            await asyncio.sleep(_QUIET)
-            if time.monotonic() - self._last < _QUIET:
+            await asyncio.sleep(QUIET)
+            if time.monotonic() - self._last < QUIET:
                 continue
             try:
-                async with asyncio.timeout(_QUIET):
+                async with asyncio.timeout(QUIET):
                     with self._server.errors():
                         channel = await self._binder()
                         await channel.exchange_declare(self._exchange, passive=True)

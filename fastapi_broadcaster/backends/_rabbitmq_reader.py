@@ -9,9 +9,9 @@ from itertools import count
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 
-from fastapi_broadcaster.backends._rabbitmq import Link, Server, reason, when_closed, within
+from fastapi_broadcaster.backends._rabbitmq import QUIET, Link, Server, reason, when_closed, within
 from fastapi_broadcaster.backends._rabbitmq_log import SILENCE, Pages, message_of, offset_of
-from fastapi_broadcaster.backends._rabbitmq_streams import Declaring, Settings
+from fastapi_broadcaster.backends._rabbitmq_streams import Declaring, is_not_running
 from fastapi_broadcaster.exceptions import (
     BackendError,
     BackendUnavailableError,
@@ -19,7 +19,6 @@ from fastapi_broadcaster.exceptions import (
 )
 from fastapi_broadcaster.messages import Gap, Message
 
-_QUIET = 3.0  # seconds of silence before a probe, and again before the server counts as gone
 _CREDIT = 200  # deliveries of a channel between two acknowledgements
 
 
@@ -46,14 +45,14 @@ class Standing:
 class Reader:
     """Hears streams, over one channel; the positions move with what is handed on."""
 
-    def __init__(self, link: Link, settings: Settings, pages: Pages, standing: Standing) -> None:
+    def __init__(self, link: Link, declaring: Declaring, pages: Pages, standing: Standing) -> None:
         self._server: Server = link.server
         self._link = link
-        self._settings = settings
+        self._settings = declaring.settings
         self._pages = pages
         self._positions = standing.positions
         self._refused = standing.refused
-        self._declaring = Declaring(link, settings)
+        self._declaring = declaring
         self._tags = count(1)
         self._consumers: dict[str, _Consumer] = {}
         self._of: dict[str, _Consumer] = {}
@@ -100,11 +99,11 @@ class Reader:
     async def _watch(self) -> None:
         """Notice a server, or a network, that is silent without closing the connection."""
         while self._lost is None:
-            await asyncio.sleep(_QUIET)
-            if time.monotonic() - self._last < _QUIET:
+            await asyncio.sleep(QUIET)
+            if time.monotonic() - self._last < QUIET:
                 continue
             try:
-                async with asyncio.timeout(_QUIET):
+                async with asyncio.timeout(QUIET):
                     await self._answer()
             except (BackendError, TimeoutError) as error:
                 self._lose(error)
@@ -153,8 +152,9 @@ class Reader:
         except ConnectionLostError:
             raise
         except BackendError as error:
-            if isinstance(error.__cause__, ChannelNotFoundEntity):
-                raise ConnectionLostError(str(error)) from error  # deleted, or not running yet
+            why = error.__cause__
+            if isinstance(why, ChannelNotFoundEntity) or is_not_running(why):
+                raise ConnectionLostError(str(error)) from error
             self._refused[channel] = error
             raise
 

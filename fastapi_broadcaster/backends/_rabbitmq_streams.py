@@ -9,6 +9,7 @@ from typing import Any
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import (
+    AMQPChannelError,
     ChannelAccessRefused,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
@@ -58,11 +59,15 @@ class NotRunningError(ConnectionLostError):
 
 
 class Declaring:
-    """Makes streams over a channel of its own, which the server closes with every refusal."""
+    """Makes streams over a channel of its own, which the server closes with every refusal.
 
-    def __init__(self, link: Link, settings: Settings) -> None:
+    `lock` is one for the process: the server says of a stream in the making that it is there.
+    """
+
+    def __init__(self, link: Link, settings: Settings, lock: asyncio.Lock) -> None:
         self._link = link
-        self._settings = settings
+        self.settings = settings
+        self._lock = lock
         self._channel: AbstractChannel | None = None
 
     async def open(self) -> AbstractChannel:
@@ -77,25 +82,26 @@ class Declaring:
         One that is there and does not run, as after a restart of the server, counts as a lost
         connection: it may soon.
         """
-        if len(queues) == 1:
-            return await self._declare_one(queues[0])
-        for at in range(0, len(queues), _CHUNK):
-            chunk = queues[at : at + _CHUNK]
-            try:
-                await within(self._declare(await self.open(), chunk))
-            except (ChannelPreconditionFailed, ChannelAccessRefused, ChannelNotFoundEntity):
-                for queue in chunk:
-                    await self._declare_one(queue)
+        async with self._lock:
+            for at in range(0, len(queues), _CHUNK):
+                chunk = queues[at : at + _CHUNK]
+                try:
+                    await within(self._declare(await self.open(), chunk))
+                except (ChannelPreconditionFailed, ChannelAccessRefused, ChannelNotFoundEntity):
+                    for queue in chunk:
+                        await self._declare_one(queue)
 
     async def declare_each(self, queues: Collection[str]) -> dict[str, BackendError]:
-        """As `declare`; returns why some cannot be made. Waits a little for those to run."""
+        """As `declare`, and for streams to run; returns why some cannot be made or do not run."""
         refusals: dict[str, BackendError] = {}
         deadline = time.monotonic() + _PATIENCE
         for queue in queues:
             while True:
                 try:
                     with self._link.server.errors():
-                        await self._declare_one(queue)
+                        async with self._lock:
+                            await self._declare_one(queue)
+                        await self._check(queue)
                 except NotRunningError as error:
                     refusals[queue] = error
                     if time.monotonic() < deadline:
@@ -110,7 +116,7 @@ class Declaring:
 
     async def _declare(self, channel: AbstractChannel, queues: Sequence[str]) -> None:
         """In one go: the answer to the last one is the answer to all."""
-        arguments = self._settings.arguments
+        arguments = self.settings.arguments
         for queue in queues[:-1]:
             await channel.queue_declare(queue, durable=True, arguments=arguments, nowait=True)
         await channel.queue_declare(queues[-1], durable=True, arguments=arguments)
@@ -122,7 +128,7 @@ class Declaring:
         except ChannelNotFoundEntity as error:
             raise NotRunningError(f"{self._link.server}: {reason(error)}") from error
         except ChannelPreconditionFailed as error:
-            await self._check(queue, reason(error))
+            await self._check(queue)
             logger.info("%s: %s keeps its limits: %s", self._link.server, queue, reason(error))
         except ChannelAccessRefused as error:
             try:
@@ -132,8 +138,8 @@ class Declaring:
                 failure = BackendError if is_missing(absence) else NotRunningError
                 raise failure(f"{self._link.server}: {reason(error)}") from absence
 
-    async def _check(self, queue: str, why: str) -> None:
-        """Only a stream can be consumed from an offset."""
+    async def _check(self, queue: str) -> None:
+        """Only a stream can be consumed from an offset, and only one that runs."""
         channel = await self.open()
         await within(channel.basic_qos(prefetch_count=1))
         try:
@@ -141,11 +147,18 @@ class Declaring:
                 channel.basic_consume(queue, _ignore, arguments={"x-stream-offset": "next"})
             )
         except ChannelPreconditionFailed as error:
+            if is_not_running(error):
+                raise NotRunningError(f"{self._link.server}: {reason(error)}") from error
             raise BackendError(
                 f"{self._link.server}: the queue {queue!r} is there and is no stream: rename the "
-                f"channel or set prefix= ({why})"
+                f"channel or set prefix= ({reason(error)})"
             ) from error
         await within(channel.basic_cancel(consumer.consumer_tag or ""))
+
+
+def is_not_running(error: BaseException | None) -> bool:
+    """Whether the server says that it could not begin to consume a stream, but may soon."""
+    return isinstance(error, AMQPChannelError) and "replica" in reason(error)
 
 
 async def _ignore(delivered: DeliveredMessage) -> None:

@@ -4,6 +4,7 @@ The queue of a channel is `prefix` and its name; another service publishes to it
 exchange, and consumes it with `x-stream-offset`.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -77,6 +78,7 @@ class RabbitMQStreamBackend(HistoryBackend):
         self._declaring: Declaring | None = None
         self._made: set[str] = set()  # streams that were there once
         self._pages: Pages | None = None
+        self._lock = asyncio.Lock()
         self._standing = Standing()
         self._reader: Reader | None = None
 
@@ -100,6 +102,7 @@ class RabbitMQStreamBackend(HistoryBackend):
             raise ChannelNameError(f"{self}: names that begin with amq. are RabbitMQ's own")
 
     async def connect(self) -> None:
+        self._lock = asyncio.Lock()
         await self._publishing.open()
         self._pages = Pages(self._server, self._settings.queue)
 
@@ -115,7 +118,7 @@ class RabbitMQStreamBackend(HistoryBackend):
         found = re.match(r"(\d+)\.(\d+)", link.version)
         if found is None or (int(found[1]), int(found[2])) < (3, 9):
             raise UnsupportedError(f"{self} needs RabbitMQ 3.9 or newer, not {link.version}")
-        self._declaring = Declaring(link, self._settings)
+        self._declaring = Declaring(link, self._settings, self._lock)
         await self._declaring.open()
 
     # -- publishing -------------------------------------------------------------------------
@@ -198,7 +201,8 @@ class RabbitMQStreamBackend(HistoryBackend):
         if self._pages is None:
             raise ConnectionLostError(f"{self} is not connected")
         link = await self._server.reopen()
-        reader = Reader(link, self._settings, self._pages, self._standing)
+        declaring = Declaring(link, self._settings, self._lock)
+        reader = Reader(link, declaring, self._pages, self._standing)
         try:
             await reader.open()
             self._reader = reader

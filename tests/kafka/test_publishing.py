@@ -47,7 +47,8 @@ async def test_a_topic_has_one_partition_and_the_time_of_the_broker(
         assert len(topic["partitions"]) == 1
         asked = [ConfigResource(ConfigResourceType.TOPIC, name)]
         [response] = await admin.describe_configs(asked)
-        config = {entry[0]: entry[1] for entry in response.resources[0][4]}
+        resources = response.resources  # type: ignore[attr-defined]
+        config = {entry[0]: entry[1] for entry in resources[0][4]}
     assert config["message.timestamp.type"] == "LogAppendTime"
     assert config["max.message.bytes"] == "1114112"
 

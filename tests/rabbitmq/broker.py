@@ -14,6 +14,7 @@ import aio_pika
 from fastapi_broadcaster import Broadcaster
 from servers import RabbitMQ
 from tests.brokers import QUICK, Broker
+from tests.conformance.tools import until
 from tests.proxy import Proxy
 
 EXCHANGE = "fastapi_broadcaster"
@@ -142,9 +143,11 @@ class RabbitMQStreamBroker(RabbitMQBroker):
     async def restart(self) -> None:
         """Streams run some time after the server does."""
         await super().restart()
-        async with asyncio.timeout(60):
-            while "\tdown" in await self.control("list_queues", "name", "state"):
-                await asyncio.sleep(0.05)
+
+        async def all_run() -> bool:
+            return "\tdown" not in await self.control("list_queues", "name", "state")
+
+        await until(all_run)
 
     async def refuse_all_but(self, prefix: str) -> None:
         """No other streams may be made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import pytest
 
@@ -77,7 +78,7 @@ async def test_no_gap_for_a_slow_reader_of_a_channel_that_was_idle(clock: Clock)
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
 async def test_a_slow_reader_of_a_pattern_gets_one_gap_however_many_channels(
-    overflow: str,
+    overflow: Literal["drop_oldest", "drop_newest"],
 ) -> None:
     """Its channel is the pattern: that is what the reader subscribed to."""
     async with (

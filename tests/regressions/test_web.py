@@ -32,10 +32,10 @@ def test_two_templates_that_name_one_channel_give_its_messages_once() -> None:
     one, other = ChannelTemplate("rooms.{one}", str), ChannelTemplate("rooms.{other}", str)
     broadcaster = Broadcaster("memory://")
     app = FastAPI(lifespan=broadcaster.lifespan)
-    Both = Annotated[Subscriber[str], Depends(subscriber(one, other, history=10))]
+    both = subscriber(one, other, history=10)
 
     @app.get("/rooms")
-    async def read(events: Both) -> list[str]:
+    async def read(events: Annotated[Subscriber[str], Depends(both)]) -> list[str]:
         await broadcaster.publish("rooms.1", "live")
         await broadcaster.publish("rooms.1", "end")
         items = [await events.get()]
