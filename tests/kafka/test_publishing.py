@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -46,7 +47,7 @@ async def test_a_topic_has_one_partition_and_the_time_of_the_broker(
         [topic] = await admin.describe_topics([name])
         assert len(topic["partitions"]) == 1
         asked = [ConfigResource(ConfigResourceType.TOPIC, name)]
-        [response] = await admin.describe_configs(asked)
+        response: Any = (await admin.describe_configs(asked))[0]
         resources = response.resources  # type: ignore[attr-defined]
         config = {entry[0]: entry[1] for entry in resources[0][4]}
     assert config["message.timestamp.type"] == "LogAppendTime"

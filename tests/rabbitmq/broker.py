@@ -141,13 +141,17 @@ class RabbitMQStreamBroker(RabbitMQBroker):
                 await channel.queue_delete(queue)
 
     async def restart(self) -> None:
-        """Streams run some time after the server does."""
+        """Streams run some time after the server does.
+
+        One that was in the making when the server was killed may never run.
+        """
         await super().restart()
 
-        async def all_run() -> bool:
-            return "\tdown" not in await self.control("list_queues", "name", "state")
+        async def they_run() -> bool:
+            states = await self.control("list_queues", "name", "state")
+            return "first\trunning" in states or "first\t" not in states
 
-        await until(all_run)
+        await until(they_run)
 
     async def refuse_all_but(self, prefix: str) -> None:
         """No other streams may be made."""

@@ -127,7 +127,7 @@ def test_a_close_reason_is_short_enough_in_any_language() -> None:
 
     @app.websocket("/ws")
     async def ws(
-        websocket: WebSocket, target: Annotated[Channel[int], Depends(channel(template))]
+        websocket: WebSocket, target: Annotated[Channel[Refused], Depends(channel(template))]
     ) -> None:
         await websocket.accept()
         await target.publish(1)
@@ -168,6 +168,13 @@ def outage(caplog: pytest.LogCaptureFixture) -> Iterator[tuple[TestClient, Redis
         broadcaster = Broadcaster(server.url, publish_timeout=0.3, subscribe_timeout=0.3)
         app = FastAPI(lifespan=broadcaster.lifespan)
         app.include_router(channel_router(ChannelTemplate("c", str), "/c"))
+
+        @app.websocket("/publish")
+        async def publish(
+            websocket: WebSocket, target: Annotated[Channel[str], Depends(channel("c"))]
+        ) -> None:
+            await target.publish("x")
+
         with TestClient(app) as client:
             yield client, server
 
@@ -191,14 +198,15 @@ def test_no_answer_tells_where_the_broker_is(
     check(answer.json()["detail"], server, caplog)
 
 
+@pytest.mark.parametrize("path", ["/c/ws", "/publish"])
 def test_no_close_reason_tells_where_the_broker_is(
-    outage: tuple[TestClient, Redis], caplog: pytest.LogCaptureFixture
+    outage: tuple[TestClient, Redis], caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     client, server = outage
     server.kill()
     caplog.clear()
     with (
-        client.websocket_connect("/c/ws") as socket,
+        client.websocket_connect(path) as socket,
         pytest.raises(WebSocketDisconnect) as closed,
     ):
         socket.receive_text()
