@@ -54,6 +54,7 @@ class RabbitMQ(Server):
         loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
         return os.environ | {
             "HOME": str(self.directory),  # where the cookie is
+            "ERL_FLAGS": "-start_epmd false",  # neither the server nor its tools start another
             "ERL_EPMD_ADDRESS": HOST,
             "ERL_EPMD_PORT": str(self.epmd_port),
             "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq.conf"),

@@ -155,8 +155,10 @@ class KafkaBroker(Broker):
     async def subscriptions(self) -> set[str]:
         """What the consumers of these broadcasters read, and what they take of it."""
         found: set[str] = set()
-        for broadcaster in self.broadcasters:
-            backend = broadcaster.backend
+        backends = [broadcaster.backend for broadcaster in self.broadcasters]
+        if not any(isinstance(one, KafkaBackend) and one._running for one in backends):
+            await self.proxy.quiet()
+        for backend in backends:
             assert isinstance(backend, KafkaBackend)
             standing, listening = backend._standing, backend._listening
             if listening is not None and listening._consumer is not None:

@@ -56,6 +56,17 @@ class BackgroundProxy:
         self._thread.join(10)
         self._loop.close()
 
+    async def quiet(self) -> None:
+        """Wait until nobody is connected, and the sockets of this process are closed."""
+
+        async def wait() -> None:
+            async with asyncio.timeout(10):
+                while self._line._lines:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)  # what closes the transports
+
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(wait(), self._loop))
+
     def drop(self) -> None:
         """Close every connection; new ones are welcome."""
         self._loop.call_soon_threadsafe(self._line.drop)

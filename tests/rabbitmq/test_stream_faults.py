@@ -152,9 +152,10 @@ async def test_live_behind_the_trimmed_part(own_rabbitmq_stream: RabbitMQStreamB
             await back(broadcaster)
             await other.publish("room", "end")
             await reader.until("end")
-    assert reader.gaps == [Gap("room", "expired")]
     assert reader.items[1] == Gap("room", "expired")
-    received = reader.messages[1:-1]
+    assert set(reader.gaps) == {Gap("room", "expired")}  # the broker may trim once more, later
+    last = max(at for at, item in enumerate(reader.items) if isinstance(item, Gap))
+    received = reader.messages[-(len(reader.items) - last - 1) : -1]
     assert received == [str(number) * 100 for number in range(1_500)][-len(received) :]
 
 
