@@ -61,7 +61,7 @@ class BackgroundProxy:
 
         async def wait() -> None:
             async with asyncio.timeout(10):
-                while self._line._lines:
+                while self._line._lines:  # noqa: ASYNC110  # the proxy has no event for it
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.05)  # what closes the transports
 
