@@ -27,7 +27,7 @@ from fastapi_broadcaster.backends._kafka_standing import Offsets, Standing
 from fastapi_broadcaster.exceptions import BackendError, ConnectionLostError
 from fastapi_broadcaster.messages import Cursor, Gap, Message
 
-_POLL = 200  # milliseconds
+_POLL = 50  # milliseconds until a loss is looked for
 _LOOK = 0.2  # seconds between two looks for new topics, while there are patterns
 _CHECK = 3.0  # seconds between two looks at the brokers
 _PATIENCE = 3.0  # seconds that they may take to answer
