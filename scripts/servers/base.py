@@ -117,7 +117,7 @@ class Server(ABC):
     def pause(self) -> None:
         """Freeze the process: connections stay open and nothing answers."""
         if process := self.process:
-            process.signal(signal.SIGSTOP)
+            process.freeze()
 
     def resume(self) -> None:
         """Undo `pause`."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from signal import SIGCONT, SIGINT, SIGSTOP
+from signal import SIGCONT, SIGINT
 from typing import ClassVar
 
 from servers.base import HOST, SCRATCH, Server, ServerError
@@ -115,7 +115,7 @@ class Postgres(Server):
 
     def pause(self) -> None:
         for process in self._processes():
-            process.signal(SIGSTOP)
+            process.freeze()
 
     def resume(self) -> None:
         for process in self._processes():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@atexit.register
+def _reap_children() -> None:
+    """Let those that have ended go in silence: Python warns of the others."""
+    for child in _children.values():
+        child.poll()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +83,23 @@ class Process:
             if self.alive:
                 os.kill(self.pid, number)
 
+    def freeze(self) -> None:
+        """Send SIGSTOP and wait until the last of its threads has stopped."""
+        self.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        while self.alive and any(_runs(thread) for thread in threads.iterdir()):
+            time.sleep(0.001)
+
     def _reap(self) -> None:
         """Reap our own child that has ended: until then its pid counts as taken."""
         if child := _children.pop(self.pid, None):
             child.wait()
+
+
+def _runs(thread: Path) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return _Stat.of(thread / "stat").state not in "tTZX"
+    return False
 
 
 class _Stat(NamedTuple):
@@ -89,5 +111,9 @@ class _Stat(NamedTuple):
 
     @classmethod
     def read(cls, pid: int) -> _Stat:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return cls.of(Path(f"/proc/{pid}/stat"))
+
+    @classmethod
+    def of(cls, file: Path) -> _Stat:
+        fields = file.read_text().rpartition(")")[2].split()
         return cls(fields[0], int(fields[17]), int(fields[19]))

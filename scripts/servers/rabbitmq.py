@@ -112,18 +112,12 @@ class RabbitMQ(Server):
             return peer.recv(1) == b"\x01"  # Connection.Start
         return False
 
-    def pause(self) -> None:
-        """As always, and wait until the last of its many threads has stopped."""
-        super().pause()
-        if process := self.process:
-            threads = Path(f"/proc/{process.pid}/task")
-            while any(_state(thread) not in "TZX" for thread in threads.iterdir()):
-                time.sleep(0.001)
-
     def _end(self, number: Signals, timeout: float) -> bool:
         ended = super()._end(number, timeout)
         if ended and (mapper := self._mapper):
             mapper.signal(SIGKILL)
+            while mapper.alive:  # the next start would count on it
+                time.sleep(0.001)
         return ended
 
     def control(self, *words: str) -> str:
@@ -149,11 +143,3 @@ class RabbitMQ(Server):
         if done.returncode != 0:
             raise ServerError(f"{self.name}: {words[0]} failed\n{done.stdout}")
         return done.stdout
-
-
-def _state(thread: Path) -> str:
-    """Field 3 of its stat; "X" when it is gone."""
-    try:
-        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X"
