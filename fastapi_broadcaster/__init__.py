@@ -1,7 +1,6 @@
 """Realtime channels for FastAPI, over the broker that is already there."""
 
 from fastapi_broadcaster import _startup as _startup  # registers the checks of routes
-from fastapi_broadcaster._engine import Health
 from fastapi_broadcaster._listener import Backoff
 from fastapi_broadcaster.backends import (
     Backend,
@@ -33,8 +32,10 @@ from fastapi_broadcaster.exceptions import (
     Unsubscribed,
     UnsupportedError,
 )
+from fastapi_broadcaster.health import Health
 from fastapi_broadcaster.history import Page
 from fastapi_broadcaster.messages import Event, Gap, Message, Receipt
+from fastapi_broadcaster.readiness import readiness
 from fastapi_broadcaster.routers import channel_router
 from fastapi_broadcaster.serializers import Serializer
 from fastapi_broadcaster.sse import EventStreamResponse
@@ -80,6 +81,7 @@ __all__ = [
     "channel_router",
     "get_broadcaster",
     "map_errors",
+    "readiness",
     "relay",
     "subscriber",
 ]

@@ -2,14 +2,30 @@
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from fastapi_broadcaster.deliveries import Delivery
-from fastapi_broadcaster.messages import Gap
+from fastapi_broadcaster.messages import Cursor, Gap
 
 Overflow = Literal["catch_up", "drop_oldest", "drop_newest", "latest", "close"]
 OVERFLOWS: tuple[Overflow, ...] = ("catch_up", "drop_oldest", "drop_newest", "latest", "close")
 Item = Delivery | Gap
+
+
+@dataclass(slots=True)
+class Lost:
+    """A gap that replay found; whoever was handed it stands at `cursor`, where there is one."""
+
+    gap: Gap
+    cursor: Cursor | None = None
+
+
+def channel_of(item: Item | Lost) -> str:
+    """The channel that an item is about."""
+    if isinstance(item, Delivery):
+        return item.message.channel
+    return item.gap.channel if isinstance(item, Lost) else item.channel
 
 
 class Buffer:
@@ -181,6 +197,24 @@ class Buffer:
             channel = next(iter(self._skipped))
             return Gap(channel, "slow", self._skipped.pop(channel))
         return None
+
+    def merge(self, other: "Buffer") -> bool:
+        """Take over what another reader's buffer holds; False when it does not fit, as `put`."""
+        if other._replayed:
+            self._replayed = {**self._replayed, **other._replayed}
+            self._plain = False
+        fits = True
+        while fits and (item := other.take()) is not None:
+            fits = self.put(item)
+        return fits
+
+    def forget(self, channel: str) -> None:
+        """Drop all that is about a channel, as if it had never been heard."""
+        self.items = deque(item for item in self.items if channel_of(item) != channel)
+        self._gaps = sum(isinstance(item, Gap) for item in self.items)
+        self._before = {key: gap for key, gap in self._before.items() if key[0] != channel}
+        self._replayed = {key: to for key, to in self._replayed.items() if key[0] != channel}
+        self._skipped.pop(channel, None)
 
     def clear(self) -> None:
         """Forget everything; the caller knows another way to it."""

@@ -25,7 +25,7 @@ def check_options(backend: Backend, targets: tuple[Target, ...], options: Option
     """Raise `UnsupportedError` for what this backend cannot do."""
     if any(target.is_pattern for target in targets):
         if not isinstance(backend, PatternBackend):
-            raise UnsupportedError(f"{backend} cannot subscribe to patterns")
+            raise UnsupportedError(f"{_kind(backend)} cannot subscribe to patterns")
         if options.wants_log:
             raise UnsupportedError("history=, latest= and catch_up do not go with a pattern")
     if options.wants_log and not isinstance(backend, HistoryBackend):
@@ -34,15 +34,24 @@ def check_options(backend: Backend, targets: tuple[Target, ...], options: Option
 
 def no_log(backend: Backend) -> UnsupportedError:
     """Say that there is no history, and which URL has one."""
-    instead = _INSTEAD.get(str(backend).partition(":")[0], "memory:// or redis-stream://")
-    return UnsupportedError(f"{backend} keeps no log, so there is no history: use {instead} for it")
+    kind = _kind(backend)
+    instead = _INSTEAD.get(kind.partition(":")[0], "memory:// or redis-stream://")
+    return UnsupportedError(f"{kind} keeps no log, so there is no history: use {instead} for it")
+
+
+def _kind(backend: Backend) -> str:
+    """What it is, without where it is: clients may be told."""
+    scheme, found, rest = str(backend).partition("://")
+    _, mark, options = rest.partition("?")
+    return scheme + found + mark + options if found else type(backend).__name__
 
 
 async def publish_in(backend: Backend, connection: object, message: Message) -> Receipt:
     """Publish inside the caller's transaction, where the backend can; the id is not known yet."""
     if not isinstance(backend, TransactionBackend):
         raise UnsupportedError(
-            f"{backend} cannot publish inside a transaction (connection=): use postgres-stream://"
+            f"{_kind(backend)} cannot publish inside a transaction (connection=): "
+            "use postgres-stream://"
         )
     await backend.publish_in(connection, message)
     return Receipt(channel=message.channel)

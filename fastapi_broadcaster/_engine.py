@@ -2,18 +2,23 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from fastapi_broadcaster import _names
+from fastapi_broadcaster._capabilities import check_options
+from fastapi_broadcaster._hooks import Hooks
 from fastapi_broadcaster._hub import Entry, Hub
-from fastapi_broadcaster._listener import Backoff, Listener, State
+from fastapi_broadcaster._listener import Backoff, Listener
 from fastapi_broadcaster._options import Options
-from fastapi_broadcaster._publisher import Publisher
+from fastapi_broadcaster._publisher import Publishers
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.backends.base import Backend, HistoryBackend, PatternBackend
 from fastapi_broadcaster.exceptions import BackendUnavailableError, GapReason, NotConnectedError
+from fastapi_broadcaster.health import Health, HealthHook
 from fastapi_broadcaster.history import Log, Replay
 from fastapi_broadcaster.messages import Gap
 from fastapi_broadcaster.subscribers import Subscriber
@@ -34,18 +39,8 @@ class Settings:
     linger: float = 1.0
     inline_sends: bool = True
     backoff: Backoff = field(default_factory=Backoff)
-
-
-@dataclass(slots=True, frozen=True)
-class Health:
-    """How a broadcaster is: `since` when it is in that state, `last_error` what was lost last."""
-
-    state: State
-    backend: str
-    since: datetime
-    last_error: str | None = None
-    subscribers: int = 0
-    reconnects: int = 0
+    on_disconnect: HealthHook | None = None
+    on_reconnect: HealthHook | None = None
 
 
 class _Draining(Exception):
@@ -60,16 +55,21 @@ class Engine:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self._drained = 0.0  # when
+        self.stalled = 0
         self.hub = Hub(
             linger=settings.linger,
             format=backend.format if isinstance(backend, HistoryBackend) else None,
             tags_patterns=isinstance(backend, PatternBackend) and backend.tags_patterns,
-            wanted_changed=lambda: self.listener.reconciler.wanted_changed(),
+            wanted_changed=lambda entry: self.listener.reconciler.wanted_changed(entry),
         )
         self.listener = Listener(backend, self.hub, backoff=settings.backoff)
         self.listener.reconciler.watch(self.hub)
-        self.publisher = Publisher(backend, self.listener, timeout=settings.publish_timeout)
-        self.listener.caught_up = self.publisher.caught_up
+        self.hooks = Hooks()
+        self.listener.lost = lambda: self.hooks.call(settings.on_disconnect, self.health())
+        self.listener.restored = lambda: self.hooks.call(settings.on_reconnect, self.health())
+        self.publishers = Publishers(backend, self.listener, timeout=settings.publish_timeout)
+        self.listener.caught_up = self.publishers.caught_up
         self.log: Log | None = None
         if isinstance(backend, HistoryBackend):
             self.log = Log(backend, self.listener.wait_open)
@@ -103,12 +103,13 @@ class Engine:
         self.hub.close(gone)
         self.listener.close(BackendUnavailableError("the broadcaster was disconnected"))
         try:
-            await self.publisher.close()
+            await self.publishers.close()
             running = set(self._tasks)
             while running:  # more than once: `wait_for` of Python 3.11 can swallow a cancellation
                 for task in running:
                     task.cancel()
                 _, running = await asyncio.wait(running, timeout=0.5)
+            await self.hooks.close()
         finally:
             await self.backend.disconnect()
         for task in self._tasks:
@@ -122,19 +123,22 @@ class Engine:
         """
         gone = self.loop.create_future()
         self.hub.when_empty(gone)
-        self.draining = True
+        if not self.draining:
+            self.draining, self._drained = True, time.time()
         self.hub.end(_Draining(), draining=True)
         return gone
 
     def health(self) -> Health:
         listener = self.listener
         return Health(
-            "draining" if self.draining else listener.state,
-            str(self.backend),
-            datetime.fromtimestamp(listener.since, UTC),
-            str(listener.last_error) if listener.last_error is not None else None,
-            len(self.hub.subscribers),
-            listener.reconnects,
+            state="draining" if self.draining else listener.state,
+            backend=str(self.backend),
+            since=datetime.fromtimestamp(self._drained or listener.since, UTC),
+            last_error=str(listener.last_error) if listener.last_error is not None else None,
+            subscribers=len(self.hub.subscribers),
+            lag=max((one.inbox.waiting for one in list(self.hub.subscribers)), default=0),
+            reconnects=listener.reconnects,
+            stalled=self.stalled,
         )
 
     async def open(
@@ -143,7 +147,7 @@ class Engine:
         """Make a live subscriber and the function that closes it."""
         subscriber = self._subscriber(targets, options)
         if self.draining:
-            subscriber.end(draining=True)
+            subscriber.inbox.end(draining=True)
             return subscriber, lambda: None
         entries = self.hub.acquire(targets)
         try:
@@ -152,7 +156,7 @@ class Engine:
                 self.hub.join(subscriber, entries)
                 await self._begin(subscriber, options)
         except _Draining:
-            subscriber.end(draining=True)
+            subscriber.inbox.end(draining=True)
         except BaseException as error:
             self.hub.release(entries, subscriber)
             if isinstance(error, TimeoutError):
@@ -163,15 +167,36 @@ class Engine:
             raise
 
         def close() -> None:
-            self.hub.release(entries, subscriber)
-            subscriber.end()
+            self.hub.release(self.hub.subscribers.get(subscriber, entries), subscriber)
+            subscriber.inbox.end()
+            self.stalled += subscriber.stalled
 
         return subscriber, close
+
+    async def add(self, subscriber: Subscriber[Any], target: Target, options: Options) -> None:
+        """Let a subscriber hear one more channel: a guest subscribes, then hands all over."""
+        if subscriber.targets.has_pattern:
+            raise TypeError("a subscriber of a pattern cannot hear channels besides")
+        self.backend.check_name(_names.check_name(target.name))
+        check_options(self.backend, (target,), options)
+        guest, close = await self.open((target,), options)
+        heard = target.name in subscriber.targets
+        if guest.inbox.ended or subscriber.inbox.ended or heard:
+            return close()
+        subscriber.inbox.adopt(guest.inbox)
+        self.hub.move(guest, subscriber)
+
+    def remove(self, subscriber: Subscriber[Any], channel: str) -> None:
+        """Let a subscriber hear a channel no more."""
+        subscriber.inbox.forget(channel)
+        if subscriber in self.hub.subscribers:
+            self.hub.leave(subscriber, channel)
 
     def _subscriber(self, targets: tuple[Target, ...], options: Options) -> Subscriber[Any]:
         logged = self.log is not None and not any(target.is_pattern for target in targets)
         return Subscriber(
             targets,
+            membership=self,
             buffer_size=options.buffer_size or self.settings.buffer_size,
             overflow=options.overflow or ("catch_up" if logged else "drop_oldest"),
             on_invalid=options.on_invalid,
@@ -183,16 +208,16 @@ class Engine:
         """Start with what was asked for: history, a resumed place, or the gap before now."""
         if self.log is not None and not any(target.is_pattern for target in subscriber.targets):
             size = options.buffer_size or self.settings.buffer_size
-            replay = Replay(subscriber, self.log, size=size)
-            subscriber.refill = replay.round
+            replay = Replay(subscriber.inbox, self.log, size=size)
+            subscriber.inbox.replay = replay
             history = 1 if options.latest else options.history
             if history is not None or options.after is not None:
                 await replay.start(history, options.after)
         elif options.after is not None:
             reason: GapReason = "reconnected" if options.after == LIVE else "reset"
-            subscriber.begin_round()
+            subscriber.inbox.begin_round()
             gaps = [Gap(target.name, reason) for target in subscriber.targets]
-            subscriber.end_round(gaps, more=False)
+            subscriber.inbox.end_round(gaps, more=False)
 
 
 async def _all_ready(entries: tuple[Entry, ...]) -> None:

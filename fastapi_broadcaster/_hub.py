@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from fastapi_broadcaster import _patterns
+from fastapi_broadcaster._inbox import Inbox
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.deliveries import Delivery
-from fastapi_broadcaster.messages import Cursor, Gap, Message
+from fastapi_broadcaster.messages import Cursor, Gap, Message, behind
 from fastapi_broadcaster.subscribers import Subscriber
 
 AnySubscriber = Subscriber[object]
@@ -21,7 +22,7 @@ class Entry:
         self.name = name
         self.is_pattern = is_pattern
         self.users = 0  # subscribers, and those who wait to become one
-        self.subscribers: dict[AnySubscriber, None] = {}
+        self.subscribers: dict[AnySubscriber, Inbox] = {}
         self.cursor: Cursor = {}  # behind the last message dispatched
         self.ready = asyncio.get_running_loop().create_future()
         self.idle: asyncio.TimerHandle | None = None
@@ -42,7 +43,7 @@ class Entry:
 class Hub:
     """Hands every batch of the listener to the subscribers that it is for.
 
-    `wanted_changed` is called whenever the set of entries changes: the reconciler does the rest.
+    `wanted_changed` is called with each entry that comes or goes: the reconciler does the rest.
     An entry outlives its last user by `linger` seconds.
     """
 
@@ -52,7 +53,7 @@ class Hub:
         linger: float,
         format: Callable[[Cursor], str] | None,
         tags_patterns: bool,
-        wanted_changed: Callable[[], None],
+        wanted_changed: Callable[[Entry], None],
     ) -> None:
         self.channels: dict[str, Entry] = {}
         self.patterns: dict[str, Entry] = {}
@@ -84,17 +85,34 @@ class Hub:
         entry = table.get(target.name)
         if entry is None:
             entry = table[target.name] = Entry(target.name, target.is_pattern)
-            self._wanted_changed()
+            self._wanted_changed(entry)
         return entry
 
     def join(self, subscriber: AnySubscriber, entries: tuple[Entry, ...]) -> None:
         """Let a subscriber hear entries that are ready, from where each of them stands."""
         self.subscribers[subscriber] = entries
         for entry in entries:
-            entry.subscribers[subscriber] = None
+            entry.subscribers[subscriber] = subscriber.inbox
             if entry.cursor:
                 subscriber.targets.cursors[entry.name] = entry.cursor
-        subscriber.live = True
+        subscriber.inbox.live = True
+
+    def move(self, guest: AnySubscriber, subscriber: AnySubscriber) -> None:
+        """Let a subscriber hear what another one hears, in its place."""
+        entries = self.subscribers.pop(guest)
+        self.subscribers[subscriber] += entries
+        for entry in entries:
+            del entry.subscribers[guest]
+            entry.subscribers[subscriber] = subscriber.inbox
+
+    def leave(self, subscriber: AnySubscriber, name: str) -> None:
+        """Let a subscriber hear one name no more."""
+        entries = self.subscribers[subscriber]
+        self.subscribers[subscriber] = tuple(entry for entry in entries if entry.name != name)
+        for entry in entries:
+            if entry.name == name:
+                del entry.subscribers[subscriber]
+                self._let_go(entry)
 
     def release(self, entries: Iterable[Entry], subscriber: AnySubscriber | None = None) -> None:
         """Undo `acquire`, and `join` if a subscriber is given."""
@@ -104,16 +122,19 @@ class Hub:
         for entry in entries:
             if subscriber is not None:
                 entry.subscribers.pop(subscriber, None)
-            entry.users -= 1
-            if entry.users == 0:
-                loop = asyncio.get_running_loop()
-                entry.idle = loop.call_later(self._linger, self._forget, entry)
+            self._let_go(entry)
+
+    def _let_go(self, entry: Entry) -> None:
+        entry.users -= 1
+        if entry.users == 0:
+            loop = asyncio.get_running_loop()
+            entry.idle = loop.call_later(self._linger, self._forget, entry)
 
     def _forget(self, entry: Entry) -> None:
         table = self.patterns if entry.is_pattern else self.channels
         if entry.users == 0 and table.get(entry.name) is entry:
             del table[entry.name]
-            self._wanted_changed()
+            self._wanted_changed(entry)
 
     def lost(self) -> None:
         """The connection is gone: newcomers wait until every entry is live again."""
@@ -138,7 +159,7 @@ class Hub:
         for entry in self.entries():
             entry.refuse(waiting)
         for subscriber in list(self.subscribers):
-            subscriber.end(draining=draining)
+            subscriber.inbox.end(draining=draining)
 
     def close(self, waiting: Exception) -> None:
         """End every stream and forget every entry."""
@@ -160,7 +181,8 @@ class Hub:
                     if entry is not None and item.reason == "reset":
                         entry.cursor = {}  # positions of another log say nothing about this one
                     for subscriber in entry.subscribers if entry is not None else ():
-                        subscriber.offer(item, touched)
+                        if subscriber.inbox.offer(item):
+                            touched.append(subscriber)
             elif item.pattern is not None or self._tags_patterns:
                 self._offer_tagged(item, touched)
             else:
@@ -171,7 +193,7 @@ class Hub:
     def _offer(self, message: Message, touched: list[AnySubscriber]) -> None:
         entry = self.channels.get(message.channel)
         cursor = _advance(entry, message)
-        hearers: Mapping[AnySubscriber, None] = entry.subscribers if entry is not None else {}
+        hearers: Mapping[AnySubscriber, Inbox] = entry.subscribers if entry is not None else {}
         if self.patterns:
             hearers = dict(hearers)
             for pattern, other in self.patterns.items():
@@ -180,8 +202,9 @@ class Hub:
         if not hearers:
             return
         delivery = Delivery(message, cursor, self._format)
-        for subscriber in hearers:
-            subscriber.offer(delivery, touched)
+        for subscriber, inbox in hearers.items():
+            if inbox.offer(delivery):
+                touched.append(subscriber)
 
     def _offer_tagged(self, message: Message, touched: list[AnySubscriber]) -> None:
         """A broker that matches patterns sends a message once per subscription of this process."""
@@ -191,8 +214,8 @@ class Hub:
             return
         delivery = Delivery(message, _advance(entry, message), self._format)
         for subscriber in entry.subscribers:
-            if subscriber.targets.takes(message):
-                subscriber.offer(delivery, touched)
+            if subscriber.targets.takes(message) and subscriber.inbox.offer(delivery):
+                touched.append(subscriber)
 
 
 def _advance(entry: Entry | None, message: Message) -> Cursor:
@@ -203,6 +226,6 @@ def _advance(entry: Entry | None, message: Message) -> Cursor:
     cursor: Cursor = {source: key}
     if entry is not None and not entry.is_pattern:
         if len(entry.cursor) > 1 or (entry.cursor and source not in entry.cursor):
-            cursor = {**entry.cursor, source: key}
+            cursor = behind(message.position, entry.cursor)
         entry.cursor = cursor
     return cursor

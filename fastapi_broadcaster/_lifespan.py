@@ -1,11 +1,13 @@
 """The lifespan of an app: connect, let it serve, end its streams, disconnect."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from fastapi_broadcaster import _signals
+
+_GRACE = 3.0  # seconds that streams may still take: more than each of their last sends
 
 
 class Connectable(Protocol):
@@ -18,7 +20,7 @@ class Connectable(Protocol):
 
     async def disconnect(self) -> None: ...
 
-    def drain(self) -> Any: ...
+    def drain(self) -> Awaitable[None]: ...
 
 
 @asynccontextmanager
@@ -37,13 +39,19 @@ async def lifespan(
     for state in states:
         state.broadcaster = broadcaster
     try:
-        with _signals.chained(drain) if handle_signals else nullcontext():
+        if handle_signals:
+            with _signals.chained(drain), _signals.supervised(drain):
+                yield
+        else:
             yield
     finally:
         for state in states:
             del state.broadcaster
         if ours:
-            broadcaster.drain()
+            try:  # Granian waits for no WebSocket, and lets no task go on when this one has ended
+                await asyncio.wait_for(broadcaster.drain(), _GRACE)
+            except TimeoutError:
+                pass
             await broadcaster.disconnect()
 
 

@@ -6,15 +6,14 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from fastapi_broadcaster._hub import Hub
 from fastapi_broadcaster._reconciler import Reconciler
 from fastapi_broadcaster.backends.base import Backend
 from fastapi_broadcaster.exceptions import ConnectionLostError
+from fastapi_broadcaster.health import State
 
 logger = logging.getLogger("fastapi_broadcaster")
-State = Literal["disconnected", "connecting", "connected", "reconnecting", "draining"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -22,7 +21,7 @@ class Backoff:
     """Pauses between attempts to reconnect: `first` seconds, doubling to `cap`, full jitter."""
 
     first: float = 0.1
-    cap: float = 5.0
+    cap: float = 3.0
 
     def pause(self, attempt: int) -> float:
         """How many seconds to wait after so many failed attempts."""
@@ -43,6 +42,8 @@ class Listener:
         self._closed: Exception | None = None
         self.reconciler = Reconciler(backend, restored=self._restored)
         self.caught_up: Callable[[], None] = lambda: None
+        self.lost: Callable[[], None] = lambda: None
+        self.restored: Callable[[], None] = lambda: None
         self.state: State = "connecting"
         self.since = time.time()
         self.last_error: Exception | None = None
@@ -65,9 +66,11 @@ class Listener:
     def _restored(self) -> None:
         if not self._live.is_set():
             self._live.set()
-            if self.state == "reconnecting":
-                logger.info("%s: connected again", self._backend)
+            again = self.state == "reconnecting"
             self._turn("connected")
+            if again:
+                logger.info("%s: connected again", self._backend)
+                self.restored()
 
     def _turn(self, state: State) -> None:
         self.state = state
@@ -114,11 +117,12 @@ class Listener:
         return ConnectionLostError("the connection was closed")
 
     def _lost(self, error: Exception) -> None:
-        if self.state != "reconnecting":
-            logger.warning("%s: connection lost (%s); reconnecting", self._backend, error)
-            self.reconnects += 1
-            self._turn("reconnecting")
         self.last_error = error
         self._live.clear()
         self.reconciler.lost()
         self._hub.lost()
+        if self.state == "connected":
+            logger.warning("%s: connection lost (%s); reconnecting", self._backend, error)
+            self.reconnects += 1
+            self._turn("reconnecting")
+            self.lost()

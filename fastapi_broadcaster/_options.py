@@ -1,11 +1,12 @@
 """The options of one subscription: what `subscribe` takes, and how they travel inside."""
 
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from fastapi_broadcaster._buffer import OVERFLOWS, Overflow
-from fastapi_broadcaster.history import History
-from fastapi_broadcaster.subscribers import OnInvalid
+from fastapi_broadcaster.messages import History
+
+OnInvalid = Literal["skip", "raise"]
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Protocol
 
 from fastapi_broadcaster.backends.base import Backend, Outcome
@@ -143,8 +145,8 @@ class Publisher:
 
         outcomes = await self._send(messages, min(waiting.deadline for waiting in batch))
         for waiting, outcome in zip(left, outcomes, strict=True):
-            if waiting.future.done():
-                continue
+            if waiting.future.done() or isinstance(outcome, ConnectionLostError):
+                continue  # of the latter nothing has left: it leaves with the next round
             if isinstance(outcome, BackendError):
                 waiting.future.set_exception(outcome)
             else:
@@ -196,3 +198,30 @@ class Publisher:
                     one.future.set_exception(
                         BackendUnavailableError("the broadcaster was disconnected; not published")
                     )
+
+
+class Publishers:
+    """A publisher for each of the backend's lanes, so that none of them waits for another."""
+
+    def __init__(self, backend: Backend, gate: Gate, *, timeout: float) -> None:
+        self._backend = backend
+        self._make = partial(Publisher, backend, gate, timeout=timeout)
+        self._lanes: dict[Hashable, Publisher] = {}
+
+    def of(self, channel: str) -> Publisher:
+        lane = self._backend.lane(channel)
+        publisher = self._lanes.get(lane)
+        if publisher is None:
+            publisher = self._lanes[lane] = self._make()
+        return publisher
+
+    def caught_up(self) -> None:
+        """The listener has dispatched a batch."""
+        for publisher in self._lanes.values():
+            publisher.caught_up()
+
+    async def close(self) -> None:
+        """Refuse whoever waits; no task and no caller is left."""
+        async with AsyncExitStack() as stack:  # all of them, also when this is cancelled
+            for publisher in self._lanes.values():
+                stack.push_async_callback(publisher.close)

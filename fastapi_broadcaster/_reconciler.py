@@ -26,16 +26,27 @@ class _Kind:
         self.unsubscribe = unsubscribe
         self.actual: set[str] = set()
         self.stale: set[str] = set()  # may be live, or remembered from an earlier generation
+        self.changed: set[str] = set()  # all that may be unwanted or missing is among these
+        self.looked_at: set[str] = set()
+
+    def look(self) -> None:
+        """Turn to what has changed until now."""
+        self.looked_at, self.changed = self.changed, set()
+
+    def look_again(self) -> None:
+        self.changed |= self.looked_at
 
     def unwanted(self) -> list[str]:
-        return [name for name in self.actual | self.stale if name not in self.table]
+        gone = [name for name in self.looked_at if name not in self.table]
+        return [name for name in gone if name in self.actual or name in self.stale]
 
     def missing(self) -> dict[str, Entry]:
-        return {name: entry for name, entry in self.table.items() if not entry.ready.done()}
+        wanted = {name: self.table[name] for name in self.looked_at if name in self.table}
+        return {name: entry for name, entry in wanted.items() if not entry.ready.done()}
 
 
 class Reconciler:
-    """Level-triggered: looks at the hub's entries again whenever something has changed.
+    """Level-triggered: looks at all entries that have changed, after a loss at every one.
 
     `restored` is called when all that is wanted is live on the present connection.
     """
@@ -55,7 +66,9 @@ class Reconciler:
         if isinstance(backend, PatternBackend):
             self._kinds.append(_Kind(hub.patterns, backend.psubscribe, backend.punsubscribe))
 
-    def wanted_changed(self) -> None:
+    def wanted_changed(self, entry: Entry) -> None:
+        """An entry has come or gone."""
+        self._kinds[entry.is_pattern].changed.add(entry.name)
         self._dirty.set()
 
     def connected(self) -> None:
@@ -71,6 +84,7 @@ class Reconciler:
         for kind in self._kinds:
             kind.stale |= kind.actual
             kind.actual.clear()
+            kind.changed |= kind.stale | kind.table.keys()
 
     async def run(self) -> None:
         """Reconcile for ever."""
@@ -82,8 +96,7 @@ class Reconciler:
             generation = self._generation
             try:
                 for kind in self._kinds:
-                    await self._unsubscribe(kind)
-                    await self._subscribe(kind)
+                    await self._settle_all(kind)
             except ConnectionLostError:
                 if generation == self._generation:
                     await asyncio.sleep(0.05)  # the listener is about to notice
@@ -96,6 +109,15 @@ class Reconciler:
                 continue
             if generation == self._generation:
                 self._restored()  # newcomers since then wait for themselves
+
+    async def _settle_all(self, kind: _Kind) -> None:
+        kind.look()
+        try:
+            await self._unsubscribe(kind)
+            await self._subscribe(kind)
+        except BaseException:
+            kind.look_again()
+            raise
 
     async def _unsubscribe(self, kind: _Kind) -> None:
         names = kind.unwanted()
@@ -147,7 +169,8 @@ class Reconciler:
         kind.actual.add(name)
         kind.stale.discard(name)
         if kind.table.get(name) is not entry:
-            self._dirty.set()  # it went, or was made anew, while we subscribed
+            kind.changed.add(name)  # it went, or was made anew, while we subscribed
+            self._dirty.set()
         elif not entry.ready.done():
             if cursor and not entry.cursor:
                 entry.cursor = cursor
@@ -161,4 +184,4 @@ class Reconciler:
             del kind.table[name]
         entry.refuse(error)
         for subscriber in list(entry.subscribers):
-            subscriber.end(error)
+            subscriber.inbox.end(error)

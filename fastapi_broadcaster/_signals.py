@@ -1,12 +1,16 @@
 """One chain of signal handlers per process: end the streams, then do what was done before."""
 
+import asyncio
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_POLL = 0.1  # seconds, as Hypercorn's own
 _callbacks: list[Callable[[], None]] = []
 _previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
@@ -30,6 +34,26 @@ def chained(callback: Callable[[], None]) -> Generator[None]:
         _callbacks.remove(callback)
         if not _callbacks:
             _restore()
+
+
+@contextmanager
+def supervised(callback: Callable[[], None]) -> Generator[None]:
+    """Call `callback` when Hypercorn ends this worker: its supervisor sets an event, no signal."""
+    arguments: dict[str, Any] = getattr(multiprocessing.current_process(), "_kwargs", {})
+    if (event := arguments.get("shutdown_event")) is None:
+        yield
+        return
+
+    async def watch() -> None:
+        while not event.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(_POLL)  # the event is of processes: there is nothing to await
+        callback()
+
+    watching = asyncio.get_running_loop().create_task(watch(), name="broadcaster-supervised")
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def _install() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
-from fastapi_broadcaster._targets import Target
+from fastapi_broadcaster._capabilities import no_log
 from fastapi_broadcaster.broadcaster import Broadcaster
 from fastapi_broadcaster.channels import Channel, ChannelTemplate
 from fastapi_broadcaster.dependencies import (
@@ -80,9 +80,8 @@ def _check_backend(path: str, broadcaster: Broadcaster, dependency: Ours) -> Non
     for template in _templates(dependency):
         try:
             broadcaster.check_name(template.fixed)
-            if isinstance(dependency, SubscriberDependency):
-                target = Target(template.fixed, template.codec)
-                broadcaster.check_options((target,), dependency.options)
+            if dependency.wants_log and not broadcaster.has_history:
+                raise no_log(broadcaster.backend)
         except Exception as error:
             error.add_note(f"in the route {path!r}, channel {template.name!r}")
             raise

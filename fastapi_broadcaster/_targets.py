@@ -4,17 +4,19 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
+from typing_extensions import TypeVar
 
 from fastapi_broadcaster import _patterns
 from fastapi_broadcaster.deliveries import Delivery
 from fastapi_broadcaster.exceptions import HistoryLostError
-from fastapi_broadcaster.messages import Cursor, Message
-from fastapi_broadcaster.serializers import Codec
+from fastapi_broadcaster.messages import Cursor, Message, behind
+from fastapi_broadcaster.serializers import TEXT, Codec
 
 _COMPOSITE = "~m."
+T_co = TypeVar("T_co", covariant=True, default=str)
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,21 +32,69 @@ class Target:
         return _patterns.matches(self.name, channel) if self.is_pattern else self.name == channel
 
 
+class _Reads(Protocol[T_co]):
+    def loads(self, data: bytes, /) -> T_co: ...
+
+
+class Source(Protocol[T_co]):
+    """What a target can be made of: a `Channel`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def codec(self) -> _Reads[T_co]: ...
+
+
+def target_of(channel: str | Source[object]) -> Target:
+    """The target that a name, which means text, or a channel stands for."""
+    if isinstance(channel, str):
+        return Target(channel, TEXT)
+    assert isinstance(channel.codec, Codec)
+    return Target(channel.name, channel.codec)
+
+
 class Targets:
     """The targets of one subscriber and the cursor that they share."""
 
-    __slots__ = ("_format", "_only", "_targets", "composite", "cursors", "pending")
+    __slots__ = ("_format", "_only", "_targets", "composite", "cursors", "pending", "version")
 
     def __init__(self, targets: Iterable[Target], format: Callable[[Cursor], str] | None) -> None:
-        self._targets = list(targets)
-        self._only = self._targets[0] if len(self._targets) == 1 else None
-        self._format = None if any(target.is_pattern for target in self._targets) else format
-        self.composite = self._format is not None and len(self._targets) > 1
         self.cursors: dict[str, Cursor] = {}
         self.pending: set[str] = set()  # whose history waits, and nothing of it was handed on
+        self.version = 0  # how often they have changed
+        self._format = format
+        self._set(list(targets))
+
+    def _set(self, targets: list[Target]) -> None:
+        self._targets = targets
+        self._only = targets[0] if len(targets) == 1 else None
+        if self.has_pattern:
+            self._format = None
+        self.composite = self._format is not None and len(targets) > 1
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self._targets)
+
+    def __contains__(self, name: str) -> bool:
+        return any(target.name == name for target in self._targets)
+
+    @property
+    def has_pattern(self) -> bool:
+        return any(target.is_pattern for target in self._targets)
+
+    def join(self, others: "Targets") -> None:
+        """Take over the targets of another subscriber, and how far it has read them."""
+        self._set([*self._targets, *others])
+        self.cursors.update(others.cursors)
+        self.pending |= others.pending
+        self.version += 1
+
+    def remove(self, name: str) -> None:
+        """Forget a channel and how far it was read."""
+        self._set([target for target in self._targets if target.name != name])
+        self.cursors.pop(name, None)
+        self.pending.discard(name)
+        self.version += 1
 
     def codec_of(self, channel: str) -> Codec[Any]:
         """How messages of a channel are read: as the first target that hears it says."""
@@ -78,9 +128,15 @@ class Targets:
             return False
         if self.pending:
             self.pending.discard(message.channel)
-        moved = delivery.cursor
-        self.cursors[message.channel] = moved if len(moved) == 1 else {**cursor, source: key}
+        whole = replayed or len(delivery.cursor) == 1
+        self.cursors[message.channel] = delivery.cursor if whole else behind(position, cursor)
         return True
+
+    def leap(self, channel: str, cursor: Cursor | None) -> None:
+        """Move to where a gap in the log ends."""
+        if cursor is not None:
+            self.cursors[channel] = cursor
+            self.pending.discard(channel)
 
     def id(self) -> str | None:
         """The public form of the cursor."""

@@ -12,7 +12,7 @@ from typing_extensions import TypeForm, TypeVar, Unpack
 
 from fastapi_broadcaster import _names
 from fastapi_broadcaster._capabilities import check_options, no_log, publish_in
-from fastapi_broadcaster._engine import Engine, Health, Settings
+from fastapi_broadcaster._engine import Engine, Settings
 from fastapi_broadcaster._lifespan import lifespan
 from fastapi_broadcaster._listener import Backoff
 from fastapi_broadcaster._options import Options, SubscribeOptions
@@ -21,10 +21,8 @@ from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.backends import Backend, BroadcastBackend, adapt, create_backend
 from fastapi_broadcaster.backends.base import HistoryBackend
 from fastapi_broadcaster.channels import Channel, ChannelTemplate, Subscription, targets_of
-from fastapi_broadcaster.exceptions import (
-    MessageTooLargeError,
-    NotConnectedError,
-)
+from fastapi_broadcaster.exceptions import MessageTooLargeError, NotConnectedError
+from fastapi_broadcaster.health import Health, HealthHook
 from fastapi_broadcaster.history import Page
 from fastapi_broadcaster.messages import Message, Receipt
 from fastapi_broadcaster.serializers import TEXT, Codec, encode_text
@@ -41,6 +39,8 @@ class Broadcaster:
     broadcaster.lifespan)`; it can be connected again later, on any event loop. Time-outs and
     `linger` are in seconds, `buffer_size` in messages, `max_message_size` in bytes.
     `inline_sends=False` turns off that the hub writes to streams in their tasks' names.
+    `on_disconnect` and `on_reconnect`, functions or coroutine functions of the `Health`, are
+    called once when the broker is lost and once when all that was subscribed is live again.
     """
 
     startup_checks: ClassVar[list[Callable[["Broadcaster", Any], None]]] = []
@@ -61,6 +61,8 @@ class Broadcaster:
         backoff: Backoff | None = None,
         handle_signals: bool = True,
         inline_sends: bool = True,
+        on_disconnect: HealthHook | None = None,
+        on_reconnect: HealthHook | None = None,
     ) -> None:
         if (url is None) == (backend is None):
             raise ValueError("give either a URL or backend=")
@@ -74,10 +76,13 @@ class Broadcaster:
             linger=linger,
             inline_sends=inline_sends,
             backoff=backoff or Backoff(),
+            on_disconnect=on_disconnect,
+            on_reconnect=on_reconnect,
         )
         self._handle_signals = handle_signals
         self._engine: Engine | None = None
         self._portal = Portal(self, self._forget)
+        self._left = datetime.now(UTC)
 
     def __repr__(self) -> str:
         return f"Broadcaster({str(self.backend)!r})"
@@ -117,6 +122,7 @@ class Broadcaster:
     async def disconnect(self) -> None:
         """End every stream and every task and leave the broker; idempotent."""
         engine, self._engine = self._engine, None
+        self._left = datetime.now(UTC)
         self.connected.discard(self)
         if engine is not None:
             await engine.stop()
@@ -156,10 +162,10 @@ class Broadcaster:
         return gone
 
     def health(self) -> Health:
-        """How it is now; never raises and never waits."""
-        if self._engine is not None:
-            return self._engine.health()
-        return Health("disconnected", str(self.backend), datetime.now(UTC))
+        """How it is now, in any thread; never raises and never waits."""
+        if (engine := self._engine) is not None:
+            return engine.health()
+        return Health(state="disconnected", backend=str(self.backend), since=self._left)
 
     # -- channels ---------------------------------------------------------------------------
 
@@ -256,7 +262,7 @@ class Broadcaster:
         engine, message = self._running(), Message(channel, data)
         if connection is not None:
             return await publish_in(self.backend, connection, message)
-        position = await engine.publisher.publish(message)
+        position = await engine.publishers.of(channel).publish(message)
         id = None
         if position is not None and isinstance(self.backend, HistoryBackend):
             id = self.backend.format(dict([position]))

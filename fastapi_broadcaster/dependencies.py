@@ -27,6 +27,7 @@ from fastapi_broadcaster.exceptions import (
     NotConnectedError,
     SerializationError,
     SlowSubscriberError,
+    UnsupportedError,
     outward,
 )
 from fastapi_broadcaster.subscribers import Subscriber
@@ -47,6 +48,7 @@ _ANSWERS: dict[type[BroadcasterError], tuple[int, int]] = {
     ChannelNameError: (422, 1008),
     HistoryLostError: (410, 1008),
     SlowSubscriberError: (503, 1013),
+    UnsupportedError: (501, 1011),
 }
 
 
@@ -59,7 +61,7 @@ async def map_errors(connection: HTTPConnection) -> AsyncIterator[None]:
     try:
         yield
     except tuple(_ANSWERS) as error:
-        if isinstance(error, BackendUnavailableError):
+        if isinstance(error, BackendUnavailableError | UnsupportedError):
             logger.warning("%s", error)
         status, code = next(answer for kind, answer in _ANSWERS.items() if isinstance(error, kind))
         if not isinstance(connection, WebSocket):
@@ -97,11 +99,21 @@ BroadcasterDep = Annotated[Broadcaster, Depends(get_broadcaster)]
 
 
 class ChannelDependency(Generic[T]):
-    """What `channel()` returns; compared by identity."""
+    """What `channel()` returns; compared by identity.
 
-    def __init__(self, template: ChannelTemplate[T] | str, broadcaster: Broadcaster | None) -> None:
+    With `wants_log` a backend that keeps no log is refused at start-up.
+    """
+
+    def __init__(
+        self,
+        template: ChannelTemplate[T] | str,
+        broadcaster: Broadcaster | None,
+        *,
+        wants_log: bool = False,
+    ) -> None:
         self.template = cast(ChannelTemplate[T], _template(template))
         self.broadcaster = broadcaster
+        self.wants_log = wants_log
         self.__signature__ = _signature(broadcaster, [self.template], [])
 
     async def __call__(self, **values: Any) -> Channel[T]:
@@ -123,6 +135,7 @@ class SubscriberDependency(Generic[T]):
         self.templates = [_template(template) for template in templates]
         self.broadcaster = broadcaster
         self.options = options
+        self.wants_log = options.wants_log or options.after is not None
         self.__signature__ = _signature(broadcaster, self.templates, _RESUME)
 
     async def __call__(self, **values: Any) -> AsyncIterator[Subscriber[T]]:
@@ -131,7 +144,7 @@ class SubscriberDependency(Generic[T]):
         # two templates may name the same channel: the client chooses the values
         chosen = {name: Target(host.check_name(name), codec) for name, codec in reversed(named)}
         targets = tuple(reversed(chosen.values()))
-        after = values[_HEADER] or values[_QUERY]
+        after = values[_HEADER] or values[_QUERY] or _socket_after(values[_CONNECTION]) or None
         subscription: Subscription[T] = Subscription(host, targets, self.options.but(after=after))
         try:
             subscriber = await subscription.__aenter__()
@@ -208,7 +221,8 @@ def subscriber(
     """`Annotated[Subscriber[ChatMessage], Depends(subscriber(rooms))]`: live before the route runs.
 
     One to four templates, or one name. The options are those of `Broadcaster.subscribe`; a
-    client's Last-Event-ID header, or `?last_event_id=`, wins over `history`.
+    client's Last-Event-ID header, or `?last_event_id=`, wins over `history`. On a WebSocket,
+    where a browser can set no header, `?after=` is the same.
     """
     return SubscriberDependency(channels, broadcaster, Options(**options))
 
@@ -220,7 +234,9 @@ def _template(template: ChannelTemplate[Any] | str) -> ChannelTemplate[Any]:
 # -- how FastAPI sees these dependencies --------------------------------------------------------
 
 _HOST, _MAP, _HEADER, _QUERY = "_broadcaster", "_map_errors", "_last_event_id", "_after"
+_CONNECTION = "_connection"
 _RESUME = [
+    (_CONNECTION, HTTPConnection, inspect.Parameter.empty),
     (_HEADER, Annotated[str | None, Header(alias="Last-Event-ID")], None),
     (_QUERY, Annotated[str | None, Query(alias="last_event_id")], None),
 ]
@@ -263,6 +279,10 @@ def _annotation(name: str, binding: object) -> Any:
 def _checked(name: str, value: Any) -> Any:
     _names.check_value(name, value)
     return value
+
+
+def _socket_after(connection: HTTPConnection) -> str | None:
+    return connection.query_params.get("after") if isinstance(connection, WebSocket) else None
 
 
 def _host(broadcaster: Broadcaster | None, values: dict[str, Any]) -> Broadcaster:

@@ -4,11 +4,13 @@ import asyncio
 import heapq
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, Literal
+from typing import Any, Generic
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from typing_extensions import TypeVar
 
+from fastapi_broadcaster._buffer import Lost
+from fastapi_broadcaster._inbox import Inbox
 from fastapi_broadcaster.backends.base import HistoryBackend
 from fastapi_broadcaster.deliveries import Delivery, View
 from fastapi_broadcaster.exceptions import (
@@ -16,12 +18,10 @@ from fastapi_broadcaster.exceptions import (
     ConnectionLostError,
     HistoryLostError,
 )
-from fastapi_broadcaster.messages import Cursor, Event, Gap
+from fastapi_broadcaster.messages import Cursor, Event, Gap, History, behind
 from fastapi_broadcaster.serializers import Codec
-from fastapi_broadcaster.subscribers import Lost, Subscriber
 
 T = TypeVar("T", default=str)
-History = int | Literal["all"] | timedelta
 _Found = tuple[Sequence[Delivery | Lost], bool]
 _Read = Callable[[str], Coroutine[Any, Any, _Found]]
 _READS = 8  # at once per process
@@ -37,8 +37,8 @@ class Page(BaseModel, Generic[T]):
     """
 
     items: list[Event[T]]
-    next: str | None = None
-    previous: str | None = None
+    next: str | None = Field(None, description="Pass it as `after` for newer events")
+    previous: str | None = Field(None, description="Pass it as `before` for older events")
 
 
 class Log:
@@ -68,11 +68,10 @@ class Log:
                 channel, after=after, before=before, since=since, limit=limit
             )
         deliveries: list[Delivery] = []
-        cursor = dict(after or {})
+        cursor: Cursor = after or {}
         for message in messages:
             assert message.position is not None
-            source, key = message.position
-            cursor = {**cursor, source: key}
+            cursor = message.cursor or behind(message.position, cursor)
             deliveries.append(Delivery(message, cursor, self._backend.format))
         return deliveries
 
@@ -104,19 +103,28 @@ class Log:
 
 
 class Replay:
-    """Brings one subscriber from its cursor to the live stream, without a seam.
+    """Brings one inbox from its cursor to the live stream, without a seam.
 
     A round: go live with an empty buffer, read a page behind the cursor, deliver it. A full page,
     or an overflow meanwhile, means another round; a short page means that what is live from the
     first step on is all the rest. Cursors move only when something is handed on.
     """
 
-    def __init__(self, subscriber: Subscriber[Any], log: Log, *, size: int) -> None:
-        self._subscriber = subscriber
-        self._targets = subscriber.targets
+    def __init__(self, inbox: Inbox, log: Log, *, size: int) -> None:
+        self._inbox = inbox
+        self._targets = inbox.targets
         self._log = log
-        self._names = [target.name for target in self._targets]
-        self._size = max(1, size // len(self._names))
+        self._buffer_size = size
+        self._reading: asyncio.Future[None] | None = None
+
+    @property
+    def _names(self) -> list[str]:
+        return [target.name for target in self._targets]
+
+    @property
+    def _size(self) -> int:
+        """How many messages of each channel are read at once."""
+        return max(1, self._buffer_size // max(1, len(self._names)))
 
     async def start(self, history: History | None, after: str | None) -> None:
         """Prepare what was asked for at `subscribe`.
@@ -163,22 +171,37 @@ class Replay:
                 return lambda name: self._since(name, since)
 
     async def round(self) -> None:
-        """One round behind the cursors."""
-        await self._run(self._read_on)
+        """One round behind the cursors; returns early, with nothing moved, when cancelled."""
+        reading = self._reading = asyncio.ensure_future(self._run(self._read_on))
+        try:
+            await asyncio.wait([reading])
+        finally:
+            reading.cancel()
+            self._reading = None
+        if not reading.cancelled():
+            reading.result()
+
+    def cancel(self) -> None:
+        """End the round that is under way, as the stream has ended."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def _run(self, read: _Read) -> None:
         while True:
-            self._subscriber.begin_round()
+            version = self._targets.version
+            self._inbox.begin_round()
             try:
                 found = [await read(name) for name in self._names]
                 break
             except (ConnectionLostError, BackendUnavailableError):
                 await asyncio.sleep(_PAUSE)
                 await self._log.wait_open()
+        if version != self._targets.version:  # the channels are others now: again, for them
+            return self._inbox.end_round([], more=True)
         pages = [[one for one in page if isinstance(one, Delivery)] for page, _ in found]
         lost = [one for page, _ in found for one in page if isinstance(one, Lost)]
         more = any(more for _, more in found)
-        self._subscriber.end_round([*lost, *_merge(pages)], more=more)
+        self._inbox.end_round([*lost, *_merge(pages)], more=more)
 
     async def _read_on(self, name: str) -> _Found:
         cursor = self._targets.cursors.get(name, {})
@@ -200,7 +223,7 @@ class Replay:
         page = await self._log.read(name, limit=min(count, self._size))
         oldest, found = page, len(page)
         while found < count and len(page) == self._size:
-            before = _behind(oldest[0])
+            before = oldest[0].cursor
             page = await self._log.read(name, before=before, limit=min(count - found, self._size))
             found += len(page)
             if page:
@@ -210,11 +233,6 @@ class Replay:
     async def _since(self, name: str, since: datetime) -> _Found:
         page = await self._log.read(name, since=since, limit=self._size)
         return page, len(page) >= self._size
-
-
-def _behind(delivery: Delivery) -> Cursor:
-    assert delivery.message.position is not None
-    return dict([delivery.message.position])
 
 
 def _merge(pages: Sequence[Iterable[Delivery]]) -> Iterable[Delivery]:

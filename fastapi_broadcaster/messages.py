@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Generic
+from datetime import datetime, timedelta
+from typing import Generic, Literal
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -18,6 +18,9 @@ Position = tuple[str, int]
 Cursor = Mapping[str, int]
 """Where a reader stands in a channel, source -> key; `{}` is the start of the log."""
 
+History = int | Literal["all"] | timedelta
+"""How much of the past: the newest N messages, all of the log, or what is not older than that."""
+
 
 @dataclass(slots=True)
 class Message:
@@ -25,7 +28,8 @@ class Message:
 
     `position` is None on a backend without a log, `pattern` the subscription through which a
     broker that matches patterns by itself sent it, `time` the publishing time in seconds since
-    1970 (UTC) where the backend knows it.
+    1970 (UTC) where the backend knows it. `cursor` is where a reader of a page stands behind it,
+    if the channel has several sources, of which a page may show only some.
     """
 
     channel: str
@@ -33,6 +37,13 @@ class Message:
     position: Position | None = None
     pattern: str | None = None
     time: float | None = None
+    cursor: Cursor | None = None
+
+
+def behind(position: Position, cursor: Cursor) -> Cursor:
+    """Where a reader stands who was at the cursor; the message's own source is told last."""
+    source, key = position
+    return {**{one: at for one, at in cursor.items() if one != source}, source: key}
 
 
 @dataclass(slots=True)

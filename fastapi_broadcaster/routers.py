@@ -1,24 +1,45 @@
-"""channel_router: publish, stream and WebSocket routes for a template, with OpenAPI."""
+"""channel_router: publish, stream, history and WebSocket routes for a template, with OpenAPI."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, WebSocket
+from fastapi import APIRouter, Body, Depends, Query, WebSocket
+from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends as DependsParam
 from pydantic import Base64Bytes
 from typing_extensions import TypeVar
 
 from fastapi_broadcaster.broadcaster import Broadcaster
 from fastapi_broadcaster.channels import Channel, ChannelTemplate
-from fastapi_broadcaster.dependencies import channel, subscriber
-from fastapi_broadcaster.history import History
-from fastapi_broadcaster.messages import Receipt
+from fastapi_broadcaster.dependencies import ChannelDependency, channel, subscriber
+from fastapi_broadcaster.history import MAX_LIMIT, Page
+from fastapi_broadcaster.messages import History, Receipt
 from fastapi_broadcaster.sse import EventStreamResponse
 from fastapi_broadcaster.subscribers import Subscriber
-from fastapi_broadcaster.websockets import relay
+from fastapi_broadcaster.websockets import check_origins, relay
 
 T = TypeVar("T")
+_Responses = dict[int | str, dict[str, Any]]
+_AWAY: _Responses = {
+    503: {"description": "The broker is away; Retry-After tells when to try again"}
+}
+_PUBLISH_ERRORS: _Responses = {413: {"description": "The message is too large"}, **_AWAY}
+_PAGE_ERRORS: _Responses = {
+    410: {"description": "The id is unknown, or no longer in the log"},
+    501: {"description": "The backend keeps no log"},
+    **_AWAY,
+}
+_Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many events at most")]
+_Before = Annotated[
+    str | None,
+    Query(description="The id of an event, or `previous` of a page: the events older than that"),
+]
+_After = Annotated[
+    str | None,
+    Query(description="The id of an event, or `next` of a page: the events newer than that"),
+]
 
 
 def channel_router(
@@ -28,31 +49,44 @@ def channel_router(
     publish: bool = True,
     stream: bool = True,
     websocket: bool = True,
+    page: bool | None = None,
     history: History | None = None,
+    latest: bool = False,
+    envelope: bool = False,
+    allowed_origins: Collection[str] = (),
     publish_dependencies: Sequence[DependsParam] = (),
     subscribe_dependencies: Sequence[DependsParam] = (),
     max_body_size: int | None = None,
     name: str | None = None,
     broadcaster: Broadcaster | None = None,
 ) -> APIRouter:
-    """Make a router for `app.include_router`: POST `path`, GET `path/events`, WS `path/ws`.
+    """Make a router for `app.include_router`: POST `path`, GET `path/events`, GET `path/history`,
+    WS `path/ws`.
 
-    Each is left out with `publish=False`, `stream=False`, `websocket=False`; the WebSocket takes
-    messages only where `publish` is on, and then runs `publish_dependencies` too. `history` is
-    what a stream begins with. `max_body_size` is in bytes. Routes are named after the template,
-    or `name`: `rooms_room_publish`, `rooms_room_events`, `rooms_room_ws`. Authorisation belongs
-    in the dependencies or in the template: these run before the subscription.
+    Each is left out with `publish=False`, `stream=False`, `page=False`, `websocket=False`; the
+    WebSocket takes messages only where `publish` is on, and then runs `publish_dependencies` too.
+    GET `path/history` answers a `Page` of the log; on a backend that keeps none it answers 501,
+    and `page=True` is an `UnsupportedError` at start-up.
+
+    `history`, or `latest=True`, is what a stream and a WebSocket begin with; a client that
+    comes back with an id goes on behind that instead. `envelope=True` gives the WebSocket ids
+    and gaps, and `allowed_origins` lets pages of other hosts in, see `relay`. `max_body_size`
+    is in bytes. Routes are named after the template, or `name`: `rooms_room_publish`,
+    `rooms_room_events`, `rooms_room_history`, `rooms_room_ws`. Authorisation belongs in the
+    dependencies or in the template: these run before the subscription.
     """
+    check_origins(allowed_origins)
     router = APIRouter()
     slug = name or re.sub(r"\W+", "_", template.name).strip("_")
     target = Depends(channel(template, broadcaster=broadcaster))
-    source = Depends(subscriber(template, history=history, broadcaster=broadcaster))
+    source = Depends(subscriber(template, history=history, latest=latest, broadcaster=broadcaster))
     if publish:
         router.add_api_route(
             path,
             _publish_route(template, target),
             methods=["POST"],
             status_code=202,
+            responses=_PUBLISH_ERRORS,
             name=f"{slug}_publish",
             dependencies=publish_dependencies,
             max_body_size=max_body_size,
@@ -60,39 +94,53 @@ def channel_router(
     if stream:
         router.add_api_route(
             f"{path}/events",
-            _stream_route(template, source),
+            _stream_route(source),
             methods=["GET"],
             response_class=EventStreamResponse,
             responses=EventStreamResponse.docs(template.type),
             name=f"{slug}_events",
             dependencies=subscribe_dependencies,
         )
+    if page is not False:
+        log = Depends(ChannelDependency(template, broadcaster, wants_log=page is True))
+        router.add_api_route(
+            f"{path}/history",
+            _page_route(template, log),
+            methods=["GET"],
+            responses=_PAGE_ERRORS,
+            name=f"{slug}_history",
+            dependencies=subscribe_dependencies,
+        )
     if websocket:
+        relaying = partial(relay, envelope=envelope, allowed_origins=allowed_origins)
         router.add_api_websocket_route(
             f"{path}/ws",
-            _websocket_route(template, source, target if publish else None),
+            _websocket_route(source, target if publish else None, relaying),
             name=f"{slug}_ws",
             dependencies=[*subscribe_dependencies, *(publish_dependencies if publish else ())],
         )
     return router
 
 
+def _json_type(template: ChannelTemplate[Any]) -> Any:
+    return Base64Bytes if template.type is bytes else template.type
+
+
 def _publish_route(template: ChannelTemplate[Any], target: Any) -> Any:
-    body: Any = Base64Bytes if template.type is bytes else template.type
 
     async def publish(message: Any, target: Channel[Any]) -> Receipt:
         """Publish one message; accepted means that the broker has it."""
         return await target.publish(message)
 
     publish.__annotations__ = {
-        "message": Annotated[body, Body()],
+        "message": Annotated[_json_type(template), Body()],
         "target": Annotated[Channel[Any], target],
         "return": Receipt,
     }
     return publish
 
 
-def _stream_route(template: ChannelTemplate[Any], source: Any) -> Any:
+def _stream_route(source: Any) -> Any:
     async def events(events: Subscriber[Any]) -> EventStreamResponse:
         """Follow the channel as Server-Sent Events; Last-Event-ID resumes."""
         return EventStreamResponse(events)
@@ -104,12 +152,38 @@ def _stream_route(template: ChannelTemplate[Any], source: Any) -> Any:
     return events
 
 
-def _websocket_route(template: ChannelTemplate[Any], source: Any, target: Any | None) -> Any:
+def _page_route(template: ChannelTemplate[Any], log: Any) -> Any:
+    page: Any = Page  # of a type that is known at run time only
+
+    async def history(
+        target: Channel[Any],
+        limit: _Limit = 100,
+        before: _Before = None,
+        after: _After = None,
+    ) -> Page[Any]:
+        """Read a page of the log, oldest first: the newest events, or those next to an id.
+
+        Its `previous` leads back as `before`, its `next` leads on as `after`; null means that
+        there is nothing there.
+        """
+        if before is not None and after is not None:
+            problem = {"type": "value_error", "loc": ("query", "after"), "input": after}
+            raise RequestValidationError([{**problem, "msg": "give before or after, not both"}])
+        return await target.page(limit=limit, before=before, after=after)
+
+    history.__annotations__ |= {
+        "target": Annotated[Channel[Any], log],
+        "return": page[_json_type(template)],
+    }
+    return history
+
+
+def _websocket_route(source: Any, target: Any | None, relaying: Any) -> Any:
     async def both(websocket: WebSocket, events: Subscriber[Any], target: Channel[Any]) -> None:
-        await relay(websocket, events, publish_to=target)
+        await relaying(websocket, events, publish_to=target)
 
     async def listen(websocket: WebSocket, events: Subscriber[Any]) -> None:
-        await relay(websocket, events)
+        await relaying(websocket, events)
 
     route: Any = listen if target is None else both
     route.__annotations__ = {

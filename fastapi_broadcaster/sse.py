@@ -15,7 +15,7 @@ from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypeForm, TypeVar
 
-from fastapi_broadcaster._engine import LIVE
+from fastapi_broadcaster._hang_up import hang_up
 from fastapi_broadcaster.channels import Subscription
 from fastapi_broadcaster.deliveries import View
 from fastapi_broadcaster.exceptions import (
@@ -24,7 +24,7 @@ from fastapi_broadcaster.exceptions import (
     SlowSubscriberError,
 )
 from fastapi_broadcaster.messages import Gap
-from fastapi_broadcaster.streams import StalledError, Stream
+from fastapi_broadcaster.streams import FAREWELL, StalledError, Stream
 from fastapi_broadcaster.subscribers import Subscriber
 
 T = TypeVar("T")
@@ -105,15 +105,15 @@ class EventStreamResponse(Response):
         if last == END:
             await Response(status_code=204)(scope, receive, send)
         elif isinstance(self._events, Subscriber):
-            await self._respond(self._events, receive, send)
+            await self._respond(self._events, scope, receive, send)
         else:
             self._events.options = self._events.options.but(after=last)
             try:
                 async with self._events as subscriber:
-                    await self._respond(subscriber, receive, send)
+                    await self._respond(subscriber, scope, receive, send)
             except BackendUnavailableError as error:
                 await self._start(send)
-                await self._end(send, error)
+                await self._end(scope, send, error)
         if self.background is not None:
             await self.background()
 
@@ -122,35 +122,52 @@ class EventStreamResponse(Response):
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
 
-    async def _respond(self, subscriber: Subscriber[Any], receive: Receive, send: Send) -> None:
+    async def _respond(
+        self, subscriber: Subscriber[Any], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         await self._start(send)
         stream = _EventStream(
             subscriber, send, until=self._until, event=self._event, **self._timing
         )
         try:
-            if not subscriber.ended:
+            if not subscriber.inbox.ended:
                 await send(_body(b"retry: %d\n" % _milliseconds(RETRY) + stream.start_id() + b"\n"))
             await stream.serve(receive, "http.disconnect")
         except StalledError as error:
             logger.warning("closed a client of %s that %s", ", ".join(subscriber.channels), error)
-            return
+            return await self._hang_up(scope, receive)
         except (BackendUnavailableError, SlowSubscriberError, SerializationError) as error:
-            return await self._end(send, error)
-        await self._end(send, subscriber.error, draining=subscriber.draining)
+            return await self._end(scope, send, error)
+        await self._end(scope, send, subscriber.inbox.error, draining=subscriber.inbox.draining)
+
+    async def _hang_up(self, scope: Scope, receive: Receive) -> None:
+        """Return when the server has noticed: to it, this response has no end."""
+        if hang_up(scope):
+            try:
+                async with asyncio.timeout(FAREWELL):
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+            except TimeoutError:
+                pass
 
     async def _end(
-        self, send: Send, error: Exception | None = None, *, draining: bool = False
+        self,
+        scope: Scope,
+        send: Send,
+        error: Exception | None = None,
+        *,
+        draining: bool = False,
     ) -> None:
         """Tell the client when to come back, and end; the status has left long ago."""
         if error is not None:
             logger.info("ended an event stream: %s", error)
         retry = b"retry: %d\n\n" % _milliseconds(RETRY_DRAIN if draining or error else RETRY)
         try:
-            async with asyncio.timeout(self._timing["send_timeout"]):
+            async with asyncio.timeout(FAREWELL if draining else self._timing["send_timeout"]):
                 await send(_body(retry))
                 await send(_body(b"", more=False))
         except TimeoutError:
-            return  # the client takes nothing, not even this
+            hang_up(scope)  # the client takes nothing, not even this
 
 
 class _EventStream(Stream):
@@ -171,9 +188,8 @@ class _EventStream(Stream):
 
     def start_id(self) -> bytes:
         """Lets a client resume that has not seen an event yet."""
-        if self.subscriber.targets.pending:
-            return b""
-        return b"id: %b\n" % (self.subscriber.cursor or LIVE).encode()
+        start = self.start()
+        return b"id: %b\n" % start.encode() if start is not None else b""
 
     def compose(self) -> ASGIMessage | None:
         chunks = self.collect(self._frame_or_gap)

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Send
 
+from fastapi_broadcaster._engine import LIVE
 from fastapi_broadcaster.deliveries import View
 from fastapi_broadcaster.exceptions import SerializationError
 from fastapi_broadcaster.messages import Gap
@@ -19,7 +20,7 @@ from fastapi_broadcaster.subscribers import Subscriber
 
 logger = logging.getLogger("fastapi_broadcaster")
 BODY_SIZE = 65_536  # bytes after which what waits is left to the next send
-_FAREWELL = 1.0  # seconds that a send may still take when the stream is to end
+FAREWELL = 1.0  # seconds that a send may still take when the stream is to end
 
 
 class StalledError(Exception):
@@ -61,6 +62,10 @@ class Stream(ABC):
         self._failure: BaseException | None = None
         self._held: Exception | None = None
         self._stall: asyncio.Timeout | None = None
+
+    def start(self) -> str | None:
+        """The id to resume from before the first event; None where waiting history brings them."""
+        return None if self.subscriber.targets.pending else self.subscriber.cursor or LIVE
 
     @abstractmethod
     def compose(self) -> ASGIMessage | None:
@@ -152,9 +157,9 @@ class Stream(ABC):
                     self._sent = self._loop.time()
                     self._ping_due = False
                     await self._patiently(self._send(message))
-                elif self.subscriber.behind:
-                    await self.subscriber.read_page()
-                elif self.subscriber.ended:
+                elif self.subscriber.inbox.behind:
+                    await self.subscriber.inbox.read_page()
+                elif self.subscriber.inbox.ended:
                     return
                 else:
                     await self._park()
@@ -176,6 +181,7 @@ class Stream(ABC):
         except TimeoutError:
             if stall.expired():
                 seconds = self._loop.time() - begun
+                self.subscriber.stalled = True
                 raise StalledError(f"took nothing for {seconds:.1f} s") from None
             raise
         finally:
@@ -183,8 +189,8 @@ class Stream(ABC):
 
     def _hurry(self) -> None:
         """A stream that is to end waits no longer than a moment for its peer."""
-        soon = self._loop.time() + _FAREWELL
-        if self.subscriber.ended and self._stall is not None and not self._stall.expired():
+        soon = self._loop.time() + FAREWELL
+        if self.subscriber.inbox.ended and self._stall is not None and not self._stall.expired():
             self._stall.reschedule(min(self._stall.when() or soon, soon))
 
     async def _park(self) -> None:
@@ -226,7 +232,8 @@ class Stream(ABC):
                     break
         except (Exception, asyncio.CancelledError) as error:
             self._failure = error
-        if self.finished or self._failure or self.subscriber.behind or self.subscriber.ended:
+        inbox = self.subscriber.inbox
+        if self.finished or self._failure or inbox.behind or inbox.ended:
             self._wake()
 
     def _step(self, message: ASGIMessage) -> bool:

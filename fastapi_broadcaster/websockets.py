@@ -12,6 +12,7 @@ from starlette.types import Message as ASGIMessage
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from typing_extensions import TypeVar
 
+from fastapi_broadcaster._hang_up import hang_up
 from fastapi_broadcaster.channels import Channel
 from fastapi_broadcaster.deliveries import View
 from fastapi_broadcaster.exceptions import (
@@ -26,13 +27,13 @@ from fastapi_broadcaster.exceptions import (
 )
 from fastapi_broadcaster.messages import Gap
 from fastapi_broadcaster.serializers import Codec
-from fastapi_broadcaster.streams import StalledError, Stream
+from fastapi_broadcaster.streams import FAREWELL, StalledError, Stream
 from fastapi_broadcaster.subscribers import Subscriber
 
 T = TypeVar("T")
 U = TypeVar("U")
 logger = logging.getLogger("fastapi_broadcaster")
-_ERRORS = 16  # frames that may wait for a client that does not read
+_NOTICES = 16  # frames that may wait for a client that does not read
 _TOLD = (SerializationError, MessageTooLargeError, ChannelNameError, BackendError)
 
 
@@ -57,16 +58,17 @@ async def relay(
     What the client sends is validated and goes to `publish_to`, or to `on_message` where the
     server adds what the client may not choose, such as the author; without either it is ignored.
     One text frame per event (a binary one for `bytes`), or with `envelope=True` arrays of
-    `{"type": "message", "channel", "id", "message"}`, `{"type": "gap", ...}` and
-    `{"type": "error", "error", "detail"}`. Without an envelope gaps are counted, not sent.
+    `{"type": "ready", "id"}` (the first), `{"type": "message", "channel", "id", "message"}`,
+    `{"type": "gap", "channel", "reason", "missed", "id"}` and
+    `{"type": "error", "error", "detail"}`. The last `id` that was not null is the one to come
+    back with, as `?after=`. Without an envelope neither ids nor gaps are sent.
 
     A browser's Origin must be this host, or one of `allowed_origins` ("https://example.org",
     "*"), else the socket is refused. Returns when the client has gone or the stream has ended:
     1012 when draining, 1013 when the broker is away or the client too slow. Does not raise for
     what a client sends.
     """
-    if isinstance(allowed_origins, str):
-        raise TypeError("allowed_origins= is a collection of origins, not one str")
+    check_origins(allowed_origins)
     if publish_to is not None and on_message is not None:
         raise ValueError("give publish_to= or on_message=, not both")
     if not _same_origin(websocket, allowed_origins):
@@ -77,22 +79,23 @@ async def relay(
         return await websocket.close(1008)
     if websocket.application_state is WebSocketState.CONNECTING:
         await websocket.accept()
-    inbox: _Inbox[Any] | None = None
+    intake: _Intake[Any] | None = None
     if publish_to is not None:
-        inbox = _Inbox(publish_to.codec, publish_to.publish)
+        intake = _Intake(publish_to.codec, publish_to.publish)
     elif on_message is not None:
-        inbox = _Inbox(Codec(_annotation(on_message)), on_message)
+        intake = _Intake(Codec(_annotation(on_message)), on_message)
     stream = _FrameStream(events, websocket, envelope=envelope, send_timeout=send_timeout)
     try:
-        await stream.run_beside(_receive(websocket, stream, inbox))
+        await stream.run_beside(_receive(websocket, stream, intake))
     except StalledError as error:
         logger.warning("closed a client of %s that %s", ", ".join(events.channels), error)
+        hang_up(websocket.scope)
         return
     except (BackendUnavailableError, SlowSubscriberError, SerializationError) as error:
         return await _close(websocket, error, send_timeout)
     except WebSocketDisconnect:
         return
-    await _close(websocket, events.error, send_timeout, draining=events.draining)
+    await _close(websocket, events.inbox.error, send_timeout, draining=events.inbox.draining)
 
 
 async def _close(
@@ -102,19 +105,29 @@ async def _close(
     *,
     draining: bool = False,
 ) -> None:
-    if WebSocketState.DISCONNECTED in (websocket.client_state, websocket.application_state):
+    if websocket.application_state is WebSocketState.DISCONNECTED:
         return
+    if websocket.client_state is WebSocketState.DISCONNECTED and not draining:
+        return  # Granian, when it ends, calls clients gone that are there: tell them when draining
     code, reason = (1012, "restart") if draining else (1000, "")
     if error is not None:
         code, reason = 1013, "try again later"
     try:
-        async with asyncio.timeout(send_timeout):
+        async with asyncio.timeout(FAREWELL if draining else send_timeout):
             await websocket.close(code, reason)
+    except TimeoutError:
+        hang_up(websocket.scope)  # the client takes nothing, not even this
     except (RuntimeError, OSError, WebSocketDisconnect):
-        return  # it has gone by itself meanwhile, or takes nothing (TimeoutError is an OSError)
+        return  # it has gone by itself meanwhile
 
 
-class _Inbox(Generic[U]):
+def check_origins(allowed: Collection[str]) -> None:
+    """Raise `TypeError` for one string, which is a collection of strings too."""
+    if isinstance(allowed, str):
+        raise TypeError("allowed_origins= is a collection of origins, not one str")
+
+
+class _Intake(Generic[U]):
     """Where the client's messages go."""
 
     def __init__(self, codec: Codec[U], handle: Callable[[U], Awaitable[object] | object]) -> None:
@@ -128,17 +141,19 @@ class _Inbox(Generic[U]):
             await result
 
 
-async def _receive(websocket: WebSocket, stream: "_FrameStream", inbox: _Inbox[Any] | None) -> None:
+async def _receive(
+    websocket: WebSocket, stream: "_FrameStream", intake: _Intake[Any] | None
+) -> None:
     """Read until the client goes; one message at a time, so that its order is kept."""
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             return
-        if inbox is None:
+        if intake is None:
             continue
         frame = message.get("text")
         try:
-            await inbox.put(frame if frame is not None else message["bytes"])
+            await intake.put(frame if frame is not None else message["bytes"])
         except _TOLD as error:
             if isinstance(error, BackendError):
                 logger.warning("%s", error)
@@ -156,14 +171,16 @@ class _FrameStream(Stream):
     ) -> None:
         super().__init__(subscriber, websocket.send, send_timeout=send_timeout)
         self._envelope = envelope
-        self._errors: list[bytes] = []
+        self._notices: list[bytes] = []  # go before the events that wait
+        if envelope and not subscriber.inbox.ended:
+            self._notices.append(orjson.dumps({"type": "ready", "id": self.start()}))
 
     def tell(self, error: BroadcasterError) -> None:
         """Send an error frame; the socket stays. A client that reads none gets no more."""
-        if len(self._errors) >= _ERRORS:
+        if len(self._notices) >= _NOTICES:
             return
         told = {"type": "error", "error": type(error).__name__, "detail": outward(error)}
-        self._errors.append(orjson.dumps(told))
+        self._notices.append(orjson.dumps(told))
         self.flush()
 
     def compose(self) -> ASGIMessage | None:
@@ -173,8 +190,8 @@ class _FrameStream(Stream):
         raise AssertionError("the server pings WebSockets by itself")
 
     def _compose_one(self) -> ASGIMessage | None:
-        if self._errors:
-            return {"type": "websocket.send", "text": self._errors.pop(0).decode()}
+        if self._notices:
+            return {"type": "websocket.send", "text": self._notices.pop(0).decode()}
         while (item := self.subscriber.take()) is not None:
             if isinstance(item, Gap):
                 continue
@@ -196,15 +213,15 @@ class _FrameStream(Stream):
         return {"type": "websocket.send", "text": frame}
 
     def _compose_array(self) -> ASGIMessage | None:
-        errors, self._errors = self._errors, []
-        chunks = errors or self.collect(self._enveloped)
+        notices, self._notices = self._notices, []
+        chunks = notices or self.collect(self._enveloped)
         if not chunks:
             return None
         return {"type": "websocket.send", "text": (b"[" + b",".join(chunks) + b"]").decode()}
 
     def _enveloped(self, view: View[Any] | Gap) -> bytes:
         if isinstance(view, Gap):
-            return _gap(view)
+            return self._gap(view)
         composite = self.subscriber.targets.composite
         frame: bytes | None = None if composite else view.frames.get("envelope")
         if frame is None:
@@ -219,11 +236,9 @@ class _FrameStream(Stream):
                 view.frames["envelope"] = frame
         return frame
 
-
-def _gap(gap: Gap) -> bytes:
-    return orjson.dumps(
-        {"type": "gap", "channel": gap.channel, "reason": gap.reason, "missed": gap.missed}
-    )
+    def _gap(self, gap: Gap) -> bytes:
+        told = {"channel": gap.channel, "reason": gap.reason, "missed": gap.missed}
+        return orjson.dumps({"type": "gap", **told, "id": self.subscriber.cursor})
 
 
 def _same_origin(websocket: WebSocket, allowed: Collection[str]) -> bool:

@@ -14,12 +14,14 @@ from fastapi_broadcaster.backends.postgres_stream import PostgresStreamBackend
 from fastapi_broadcaster.backends.rabbitmq import RabbitMQBackend
 from fastapi_broadcaster.backends.rabbitmq_stream import RabbitMQStreamBackend
 from fastapi_broadcaster.backends.redis import RedisBackend
+from fastapi_broadcaster.backends.redis_cluster import RedisClusterBackend
 from fastapi_broadcaster.backends.redis_stream import RedisStreamBackend
 from tests.brokers import Broker, MemoryBroker, RedisBroker
 from tests.conformance.toy import ToyBackend, ToyBroker
 from tests.kafka.broker import KafkaBroker
 from tests.postgres.broker import PostgresBroker, PostgresStreamBroker
 from tests.rabbitmq.broker import RabbitMQBroker, RabbitMQStreamBroker
+from tests.redis_cluster.broker import RedisClusterBroker
 from tests.redis_stream.broker import RedisStreamBroker
 
 
@@ -68,6 +70,13 @@ CASES = [
     ),
     BackendCase(
         id="redis", backend_class=RedisBackend, broker=RedisBroker, instead="redis-stream://"
+    ),
+    BackendCase(
+        id="redis-cluster",
+        backend_class=RedisClusterBackend,
+        broker=RedisClusterBroker,
+        order_across=False,
+        instead="redis-stream://",
     ),
     BackendCase(id="redis-stream", backend_class=RedisStreamBackend, broker=RedisStreamBroker),
     BackendCase(

@@ -16,15 +16,17 @@ class Proxy:
     both sides of that connection are closed and the answer is thrown away.
     """
 
-    def __init__(self, target: int, *, lose_reply_to: bytes) -> None:
+    def __init__(self, target: int, *, lose_reply_to: bytes | None = None, port: int = 0) -> None:
+        """On a free port unless one is given."""
         self.target = target
+        self.port = port
         self.lost = 0
-        self._trigger: bytes | None = lose_reply_to
+        self._trigger = lose_reply_to
         self._lines: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, HOST, 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, HOST, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -42,8 +44,8 @@ class Proxy:
             with suppress(OSError, asyncio.CancelledError):
                 await self._connect(reader, writer)
         finally:
+            await _closed(writer)
             self._lines.discard(task)
-            writer.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         above_reader, above = await asyncio.open_connection(HOST, self.target)
@@ -57,8 +59,9 @@ class Proxy:
         finally:
             for way in ways:
                 way.cancel()
+            above.close()  # before the waits, which may be cancelled
             await asyncio.wait(ways)
-            above.close()
+            await _closed(above)
 
     async def _requests(
         self, reader: asyncio.StreamReader, above: asyncio.StreamWriter, doomed: asyncio.Event
@@ -81,3 +84,12 @@ class Proxy:
                     return
                 writer.write(data)
                 await writer.drain()
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    """Close, and wait until the socket is; what cannot be sent within a second is dropped."""
+    writer.close()
+    with suppress(OSError, asyncio.CancelledError):
+        async with asyncio.timeout(1):
+            await writer.wait_closed()
+    writer.transport.abort()

@@ -19,16 +19,25 @@ EXPORTED = """
     Event EventStreamResponse Gap Health HistoryBackend HistoryLostError MemoryBackend Message
     MessageTooLargeError NotConnectedError Page PatternBackend Receipt SerializationError Serializer
     SlowSubscriberError Subscriber Subscription Unsubscribed UnsupportedError channel channel_router
-    get_broadcaster map_errors relay subscriber
+    get_broadcaster map_errors readiness relay subscriber
 """
 ORDER = """
-    exceptions messages serializers deliveries _patterns _targets _buffer subscribers backends
-    history _names _options channels _hub _publisher _reconciler _listener _engine _signals
-    _lifespan _portal _capabilities broadcaster dependencies _startup streams sse websockets
-    routers __init__
+    exceptions messages serializers deliveries _patterns _targets _buffer _inbox _options
+    subscribers backends history health _names _capabilities channels _hub _publisher _reconciler
+    _listener _hooks _engine _signals _lifespan _portal broadcaster dependencies _startup readiness
+    streams _hang_up sse websockets routers __init__
 """
 RANKS = {name: rank for rank, name in enumerate(ORDER.split())}
-WEB = {"dependencies", "_startup", "streams", "sse", "websockets", "routers"}
+WEB = {
+    "dependencies",
+    "_startup",
+    "readiness",
+    "streams",
+    "_hang_up",
+    "sse",
+    "websockets",
+    "routers",
+}
 
 
 def modules() -> list[Path]:
@@ -115,13 +124,15 @@ def public_methods() -> Iterator[tuple[str, object]]:
 
 INNER = {  # called by other modules of the package, not by users
     "Broadcaster": {"check_name", "check_options", "publish_to", "publish_to_sync"},
-    "Subscriber": {"offer", "flush", "attach", "detach", "read_page"},
+    "Subscriber": {"flush", "attach", "detach"},
 }
 INNER["Broadcaster"] |= {"page_of", "open"}
 INHERITED = {"BroadcastBackend", "MemoryBackend", "EventStreamResponse", "Serializer"}
 
 
-@pytest.mark.parametrize(("name", "method"), list(public_methods()), ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("name", "method"), [pytest.param(*found, id=found[0]) for found in public_methods()]
+)
 def test_public_methods_are_documented(name: str, method: object) -> None:
     owner, _, short = name.replace("Broadcast.", "Broadcaster.").partition(".")
     if owner not in INHERITED and short not in INNER.get(owner, ()):

@@ -20,6 +20,7 @@ from fastapi_broadcaster import (
     Channel,
     ChannelTemplate,
     EventStreamResponse,
+    Page,
     Receipt,
     Subscriber,
     channel,
@@ -60,6 +61,11 @@ async def say(draft: Draft, room: Room) -> Receipt:
 @app.get("/rooms/{room}/events", response_class=EventStreamResponse)
 async def listen(events: RoomEvents) -> EventStreamResponse:
     return EventStreamResponse(events)
+
+
+@app.get("/rooms/{room}/history")
+async def look_back(room: Room, before: str) -> Page[ChatMessage]:
+    return await room.page(limit=50, before=before)
 
 
 @app.get("/", response_class=RedirectResponse)

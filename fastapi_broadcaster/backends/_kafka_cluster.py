@@ -55,7 +55,7 @@ class Cluster:
                 try:
                     self._learn(await connection.send(driver.metadata([])))
                 finally:
-                    connection.close()
+                    await driver.hang_up(connection)
                 await self._connection(None)
                 return
             except _FAILED as error:
@@ -73,7 +73,7 @@ class Cluster:
         self._closed = True
         connections, self._connections = self._connections, {}
         for connection in connections.values():
-            await _gone(connection)
+            await driver.hang_up(connection)
 
     def _learn(self, response: Any) -> None:
         hosts = {broker[0]: (broker[1], broker[2]) for broker in response.brokers}
@@ -112,7 +112,7 @@ class Cluster:
                         failure = error
                         continue
                     if self._closed:
-                        await _gone(connection)
+                        await driver.hang_up(connection)
                         break
                     self._connections[one] = connection
                     return connection
@@ -131,7 +131,7 @@ class Cluster:
                     for one, other in self._connections.items()
                     if other is not connection
                 }
-                await _gone(connection)
+                await driver.hang_up(connection)
                 raise
 
     async def check(self, nodes: Collection[int]) -> None:
@@ -253,10 +253,3 @@ def _chunks(names: Sequence[str]) -> list[Sequence[str]]:
 
 def _text(error: Exception | None) -> str:
     return type(error).__name__.removesuffix("Error")
-
-
-async def _gone(connection: Connection) -> None:
-    """Close, and wait until the socket is."""
-    closing = connection.close()
-    if closing is not None:
-        await asyncio.wait([closing], timeout=1.0)

@@ -120,7 +120,7 @@ async def dial(
     on_close: Callable[[object, object], None],
 ) -> Connection:
     """Connect and authenticate, with the driver's own errors; `on_close` is for a later loss."""
-    connection: Connection = await _aiokafka.conn.create_conn(
+    connection: Any = _aiokafka.conn.AIOKafkaConnection(
         host,
         port,
         client_id="fastapi-broadcaster",
@@ -128,7 +128,21 @@ async def dial(
         on_close=on_close,
         **security,
     )
-    return connection
+    try:
+        await connection.connect()
+    except BaseException:
+        if connection._protocol is not None:  # there was a socket
+            await hang_up(connection)
+        raise
+    made: Connection = connection
+    return made
+
+
+async def hang_up(connection: Connection) -> None:
+    """Close, and wait until the socket is."""
+    closing = connection.close()
+    if closing is not None:
+        await asyncio.wait([closing], timeout=1.0)
 
 
 def consumer(servers: Sequence[str], *, timeout: float, security: Mapping[str, Any]) -> Consumer:

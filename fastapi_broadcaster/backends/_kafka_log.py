@@ -58,13 +58,8 @@ def is_topic(name: str) -> bool:
 
 
 def format_id(cursor: Cursor) -> str:
-    """`partition:offset`, of each partition; `-` is the start of the log."""
-    if not cursor:
-        return _START
-    if len(cursor) == 1:
-        [(partition, offset)] = cursor.items()
-        return f"{partition}:{offset}"
-    return ",".join(f"{one}:{cursor[one]}" for one in sorted(cursor, key=int))
+    """`partition:offset`, of each partition, as they are told; `-` is the start of the log."""
+    return ",".join(f"{one}:{offset}" for one, offset in cursor.items()) or _START
 
 
 def parse_id(id: str) -> Cursor:

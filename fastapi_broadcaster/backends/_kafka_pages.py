@@ -1,7 +1,7 @@
 """Reading pages of a log, with a few consumers of their own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -10,8 +10,8 @@ from fastapi_broadcaster.backends._kafka_cluster import Cluster, Topic
 from fastapi_broadcaster.backends._kafka_driver import Consumer, partition_of
 from fastapi_broadcaster.backends._kafka_log import Extent, Naming, beginnings, merged
 from fastapi_broadcaster.backends._kafka_server import Server
-from fastapi_broadcaster.exceptions import HistoryLostError
-from fastapi_broadcaster.messages import Cursor, Message
+from fastapi_broadcaster.exceptions import ConnectionLostError, HistoryLostError
+from fastapi_broadcaster.messages import Cursor, Message, behind
 
 _CONSUMERS = 4  # at once
 _IDLE = 5.0  # seconds until those that are not used are closed
@@ -70,13 +70,18 @@ class Pages:
             if after and max(after.values()) >= 0:
                 raise HistoryLostError("reset", kept={})
             return []
-        page = _Page(self, channel, name, found[name], limit)
-        await page.look()
-        if after is not None:
-            return await page.after(after)
-        if since is not None:
-            return await page.since(since)
-        return await page.newest(before)
+        while True:
+            page = _Page(self, channel, name, found[name], limit)
+            await page.look()
+            try:
+                if after is not None:
+                    return await page.after(after)
+                if since is not None:
+                    return await page.since(since)
+                return await page.newest(before)
+            except ConnectionLostError as error:
+                if not isinstance(error.__cause__, driver.OffsetOutOfRange):
+                    raise  # else it was trimmed since it was looked at
 
     async def offsets(self, name: str, topic: Topic, at: int) -> dict[int, int]:
         found = await self._cluster.offsets({name: topic}, at)
@@ -181,43 +186,8 @@ class _Page:
         if far:
             kept = {str(partition): offset - 1 for partition, offset in far.items()}
             raise HistoryLostError("expired", kept={**after, **kept})
-        for partition, start in (await self._untold(after)).items():
-            following[partition] = start
-        return await self._forward(following)
-
-    async def _untold(self, after: Cursor) -> dict[int, int]:
-        """Where to begin in the partitions of which a cursor does not tell."""
-        begin = {one: self._reach(one) for one in self._extents if str(one) not in after}
-        last = await self._last(after) if begin else None
-        if last is None:
-            return begin
-        return {
-            one: max(begin[one], offset)
-            for one, offset in (await self._behind(*last)).items()
-            if one in begin
-        }
-
-    async def _last(self, cursor: Cursor) -> tuple[int, int] | None:
-        """Of the records that a cursor tells of, time and partition of the last one."""
-        told = {
-            int(one): (offset, offset + 1)
-            for one, offset in cursor.items()
-            if int(one) in self._extents and offset >= self._extents[int(one)].start
-        }
-        return max(_times(await self._span(told, None)), default=None)
-
-    async def _behind(self, time: int, partition: int) -> dict[int, int]:
-        """The first offset behind a record of that time, of the other partitions.
-
-        A page is in the order of time, then partition: a record stands for all before it.
-        """
-        same, later = await self._offsets(time), await self._offsets(time + 1)
-        found = {one: same[one] if one > partition else later[one] for one in same}
-        return {
-            one: offset if offset >= 0 else self._extents[one].end
-            for one, offset in found.items()
-            if one != partition
-        }
+        new = {one: self._reach(one) for one in self._extents if one not in following}
+        return await self._forward({**following, **new})
 
     async def since(self, since: datetime) -> list[Message]:
         found = await self._offsets(max(0, round(since.timestamp() * 1000)))
@@ -230,24 +200,31 @@ class _Page:
     async def _forward(self, following: Mapping[int, int]) -> list[Message]:
         spans = {one: (start, self._extents[one].end) for one, start in following.items()}
         found = await self._span(spans, self._limit)
-        return merged(found.values())[: self._limit]
+        return self._told(merged(found.values())[: self._limit], following)
 
-    async def _tops(self, before: Cursor) -> dict[int, int]:
-        """In each partition, the first offset that does not stand before a cursor's last record."""
-        if len(self._extents) == 1:
-            [(one, extent)] = self._extents.items()
-            return {one: min(extent.end, max(0, before.get(str(one), extent.end)))}
-        last = await self._last(before)
-        if last is None:
-            return {}
-        tops = await self._behind(*last)
-        tops |= {int(one): offset + 1 for one, offset in before.items() if int(one) in tops}
-        return {**tops, last[1]: before[str(last[1])]}
+    def _told(self, page: list[Message], begin: Mapping[int, int]) -> list[Message]:
+        """Let each message of a page tell where its reader stands in all partitions."""
+        if len(self._extents) > 1:
+            cursor: Cursor = {str(one): offset - 1 for one, offset in begin.items()}
+            for message in page:
+                assert message.position is not None
+                cursor = message.cursor = behind(message.position, cursor)
+        return page
+
+    def _ends(self, before: Cursor | None) -> dict[int, int]:
+        """Up to where, and without, a page is read; what a cursor does not tell of came later."""
+        if not before:
+            return {one: extent.end for one, extent in self._extents.items()}
+        own = [*before][-1]
+        told = {int(one): at if one == own else at + 1 for one, at in before.items()}
+        return {
+            one: min(extent.end, told.get(one, extent.start))
+            for one, extent in self._extents.items()
+        }
 
     async def newest(self, before: Cursor | None) -> list[Message]:
-        tops = {one: extent.end for one, extent in self._extents.items()}
-        if before:
-            tops |= await self._tops(before)
+        ends = self._ends(before)
+        tops = dict(ends)
         found: dict[int, list[Message]] = {one: [] for one in tops}
         step = self._limit if self._pages.scan is None else max(self._limit, _STEP)
         while True:
@@ -257,14 +234,12 @@ class _Page:
                 if len(found[one]) < self._limit and top > self._reach(one)
             }
             if not spans:
-                return merged(found.values())[-self._limit :]
+                page = merged(found.values())[-self._limit :]
+                firsts = {
+                    int(one.position[0]): one.position[1] for one in reversed(page) if one.position
+                }
+                return self._told(page, {**ends, **firsts})
             for one, messages in (await self._span(spans, None)).items():
                 found[one] = messages + found[one]
                 tops[one] = spans[one][0]
             step *= 4
-
-
-def _times(found: Mapping[int, list[Message]]) -> Iterable[tuple[int, int]]:
-    for partition, messages in found.items():
-        for message in messages:
-            yield round((message.time or 0.0) * 1000), partition

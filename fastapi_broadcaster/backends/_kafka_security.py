@@ -11,6 +11,7 @@ from fastapi_broadcaster.backends._kafka_driver import (
     MechanismRefused,
     NoSaslHere,
 )
+from fastapi_broadcaster.backends._reasons import reason
 
 PROTOCOLS = ("PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -142,7 +143,7 @@ class Security:
             case TimeoutError():
                 return "it did not answer in time"
             case _:
-                return str(cause) or type(cause).__name__
+                return reason(cause)
 
     def _refused_certificate(self) -> str:
         if self.certfile is None:

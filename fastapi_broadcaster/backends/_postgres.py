@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
+from fastapi_broadcaster.backends._reasons import reason
 from fastapi_broadcaster.backends.base import Outcome
 from fastapi_broadcaster.exceptions import (
     BackendError,
@@ -97,7 +98,7 @@ class Address:
             case TimeoutError():
                 return f"{self} did not answer within {self.connect_timeout:g} s"
             case _:
-                return f"{self} is not reachable: {error}"
+                return f"{self} is not reachable: {reason(error)}"
 
     @contextmanager
     def errors(self, *, maybe_published: bool = False) -> Generator[None]:

@@ -86,7 +86,10 @@ class Listening(Generic[T]):
     def check(self) -> None:
         """Raise `ConnectionLostError` once the connection is lost."""
         if self._lost is not None:
-            raise ConnectionLostError(f"{self._address}: {self._lost}") from self._lost
+            named = isinstance(self._lost, BackendError)
+            raise ConnectionLostError(
+                str(self._lost) if named else f"{self._address}: {self._lost}"
+            ) from self._lost
 
     async def listen(self, names: Collection[str]) -> None:
         """LISTEN to names that are not listened to, in one round trip."""
@@ -138,7 +141,7 @@ class Listening(Generic[T]):
     async def _watch(self) -> None:
         """Notice a silent server or network, and a pooler between that forgets LISTEN."""
         while self._lost is None:
-            await asyncio.sleep(_QUIET)
+            await asyncio.sleep(self._last + _QUIET - time.monotonic())
             if time.monotonic() - self._last < _QUIET:
                 continue
             try:

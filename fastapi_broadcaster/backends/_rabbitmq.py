@@ -18,6 +18,7 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
+from fastapi_broadcaster.backends._reasons import reason as reason
 from fastapi_broadcaster.exceptions import (
     BackendError,
     BackendUnavailableError,
@@ -233,11 +234,6 @@ def is_cancelled() -> bool:
     """Whether a CancelledError is for this task: the driver ends what it waits for with one."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def reason(error: BaseException) -> str:
-    """What the driver, or the server, has to say."""
-    return str(error) or type(error).__name__
 
 
 def is_missing(error: ChannelNotFoundEntity) -> bool:

@@ -133,7 +133,7 @@ class Listening:
     async def _watch(self) -> None:
         """Notice a server, or a network, that is silent without closing the connection."""
         while self._lost is None:
-            await asyncio.sleep(QUIET)
+            await asyncio.sleep(self._last + QUIET - time.monotonic())
             if time.monotonic() - self._last < QUIET:
                 continue
             try:

@@ -51,7 +51,7 @@ class Fate(Enum):
 Result = Outcome | Fate
 
 
-class TooLargeError(BackendError, MessageTooLargeError):
+class TooLargeError(MessageTooLargeError, BackendError):
     """The server takes no messages of that size."""
 
 
@@ -226,8 +226,8 @@ class Publishing:
             letter = letters[at]
             if limit is not None and len(letter.data) > int(limit[1]):
                 error: BackendError = TooLargeError(
-                    f"{self._server} takes messages of at most {limit[1]} bytes, "
-                    f"not {len(letter.data)}"
+                    f"{self._server} takes messages of at most {int(limit[1]):,} bytes, "
+                    f"not {len(letter.data):,} (max_message_size)"
                 )
             elif f"access to topic '{letter.key}' " in text or "access to exchange '" in text:
                 error = BackendError(f"{self._server} refused the message: {text}")

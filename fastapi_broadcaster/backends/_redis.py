@@ -2,20 +2,23 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -24,12 +27,15 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from fastapi_broadcaster.backends._reasons import reason
 from fastapi_broadcaster.exceptions import (
     BackendError,
     BackendUnavailableError,
     ConnectionLostError,
+    UnsupportedError,
 )
 
+ELSEWHERE = (AskError, ClusterDownError, TryAgainError)  # ask again, maybe another node; or MOVED
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 _ENCODE = (
     "the URL cannot be read: is the port a number, and are : / ? # [ ] @ in the user and the "
@@ -69,10 +75,11 @@ class Server:
             self._options["socket_connect_timeout"] or self.timeout
         )
         connection = self.connection()
+        self.host: str = getattr(connection, "host", "?")
         pool = getattr(client, "connection_pool", None)
         where = getattr(pool, "service_name", None) or getattr(connection, "path", None)
         if where is None:
-            where = f"{getattr(connection, 'host', '?')}:{getattr(connection, 'port', '?')}"
+            where = f"{self.host}:{getattr(connection, 'port', '?')}"
         if "SSL" in kind.__name__:
             scheme = scheme.replace("redis", "rediss", 1)
         self._name = f"{scheme}://{where}"
@@ -102,15 +109,16 @@ class Server:
     def of(cls, client: Redis, *, scheme: str = "redis") -> "Server":
         """The server of the user's own client, with its address, credentials and TLS."""
         pool = client.connection_pool
-        options = {
-            name: value
-            for name, value in pool.connection_kwargs.items()
-            if not name.startswith(_OURS)
-        }
+        options = options_of(pool.connection_kwargs)
         return cls(pool.connection_class, options, scheme=scheme, client=client)
 
     def __str__(self) -> str:
         return self._name
+
+    def at(self, host: str, port: int) -> "Server":
+        """Another server, which is reached in the same way."""
+        address = {"host": host, "port": port, "socket_timeout": self.timeout}
+        return Server(self._kind, {**self._options, **address})
 
     def connection(self, **options: Any) -> AbstractConnection:
         """A new connection that is not open yet."""
@@ -126,6 +134,9 @@ class Server:
             await connection.disconnect(nowait=True)
             if isinstance(error, TimeoutError) and limit.expired():
                 raise RedisTimeoutError(f"no answer within {self._handshake:g} s") from None
+            if isinstance(error, ResponseError) and "DB index" in str(error):
+                database = self._options.get("db")
+                raise RedisConnectionError(f"there is no database {database}") from None
             raise
 
     async def revive(self, connection: AbstractConnection) -> None:
@@ -139,7 +150,7 @@ class Server:
             if not connection.is_connected:
                 await self.open(connection)
         except (RedisError, OSError) as error:
-            raise ConnectionLostError(f"{self} is not reachable: {error}") from error
+            raise ConnectionLostError(f"{self} is not reachable: {reason(error)}") from error
 
     @contextmanager
     def errors(self, *, maybe_published: bool = False) -> Generator[None]:
@@ -150,10 +161,29 @@ class Server:
             raise BackendUnavailableError(f"{self} refused the user or password") from error
         except LOST as error:
             raise BackendUnavailableError(
-                f"{self} is not reachable: {error}", maybe_published=maybe_published
+                f"{self} is not reachable: {reason(error)}", maybe_published=maybe_published
             ) from error
         except RedisError as error:
             raise BackendError(f"{self}: {error}") from error
+
+
+def take_options(url: str, *names: str) -> tuple[dict[str, str], str]:
+    """Those options of a URL's query that are ours, and the URL without them."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    ours = {name: text for name, text in options if name in names}
+    others = [(name, text) for name, text in options if name not in names]
+    return ours, urlunsplit(parts._replace(query=urlencode(others)))
+
+
+def is_cluster(options: Mapping[str, str]) -> bool:
+    """Whether there is `?cluster=true`."""
+    return options.get("cluster", "false").lower() not in ("false", "0", "no")
+
+
+def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of a client's connections that are good for ours too."""
+    return {name: value for name, value in options.items() if not name.startswith(_OURS)}
 
 
 def split_url(url: str, scheme: str) -> SplitResult:
@@ -181,6 +211,15 @@ def as_map(reply: Any) -> dict[bytes, Any]:
         flat = cast("Sequence[Any]", reply)
         return dict(zip(flat[::2], flat[1::2], strict=True))
     return cast("dict[bytes, Any]", reply)
+
+
+def about_server(name: object, hello: Any) -> dict[bytes, Any]:
+    """Read the reply to HELLO; an `UnsupportedError` before Redis 7.0."""
+    about: dict[bytes, Any] = {} if isinstance(hello, Exception) else as_map(hello)
+    version = about.get(b"version", b"?").decode()
+    if not version.partition(".")[0].isdigit() or int(version.partition(".")[0]) < 7:
+        raise UnsupportedError(f"{name} needs Redis 7.0 or newer, not {version}")
+    return about
 
 
 async def read_reply(connection: AbstractConnection) -> Any:

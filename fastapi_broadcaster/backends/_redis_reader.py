@@ -26,7 +26,7 @@ from fastapi_broadcaster.messages import Gap, Message
 OURS = "fastapi-broadcaster:"  # behind the prefix, the names of our own keys begin so
 WIDTH = 1_000  # channels in one XREAD
 CHUNK = 250  # streams to ask about at once
-_BLOCK = 5.0  # seconds until an XREAD that finds nothing returns
+_BLOCK = 4.0  # seconds until an XREAD that finds nothing returns
 _PATIENCE = 3.0  # seconds that its reply may be late before the server counts as gone
 _WAKE_TTL = b"60000"  # milliseconds; nobody removes the key of a process that was killed
 

@@ -1,7 +1,7 @@
 """What a backend is. Reading this page and `memory.py` is enough to write another one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -14,10 +14,14 @@ Outcome = Position | BackendError | None
 class Backend(ABC):
     """Moves messages between this process and a broker; knows no types, subscribers or web.
 
-    One task calls `listen`, one `subscribe` and `unsubscribe`, and at most one batch is being
-    published at a time; the three overlap freely. Nothing bound to an event loop may be made
+    One task calls `listen`, one `subscribe` and `unsubscribe`, and at most one batch of a `lane` is
+    being published at a time; the three overlap freely. Nothing bound to an event loop may be made
     before `connect`, and a backend can be connected again after `disconnect`.
     """
+
+    def __str__(self) -> str:
+        """Name it in logs, errors and the health: by its URL, but without a password."""
+        return type(self).__name__
 
     @abstractmethod
     async def connect(self) -> None:
@@ -34,10 +38,15 @@ class Backend(ABC):
         The messages are this call's to keep and to complete.
 
         An outcome is the position (None without a log), or the error of that one message. Raises
-        `ConnectionLostError` when surely nothing has left: it is then called again. Raises
+        `ConnectionLostError` when surely nothing has left: it is then called again, as it is with
+        those messages of a batch that have this outcome. Raises
         `BackendUnavailableError(maybe_published=True)` when something may have left: that is
         never repeated. A cancelled call leaves the backend fit for the next one.
         """
+
+    def lane(self, channel: str) -> Hashable:
+        """Channels of different lanes do not wait for one another when they are published to."""
+        return None
 
     @abstractmethod
     async def subscribe(self, channels: Collection[str]) -> Mapping[str, Cursor]:
@@ -84,6 +93,9 @@ class HistoryBackend(Backend):
         `after`: the next ones behind that cursor; `since`: those from that time on; `before`, or
         nothing: the newest ones. Raises `HistoryLostError` unless it can prove that nothing
         behind `after` was lost. `{}` is the start of the log, wherever that is by now.
+
+        A channel of several sources: `before` is in front of the message of the source that the
+        cursor tells last, and behind those of the others; each message tells its `cursor`.
         """
 
     @abstractmethod

@@ -69,8 +69,10 @@ class KafkaBackend(HistoryBackend, PatternBackend):
     `servers` is `host:port` of one or several brokers, with commas between. A topic that is
     missing is made with one partition (the one of `topic` with `partitions`), the broker's own
     number of replicas, and the settings of `topic_config`. In a topic of several partitions order
-    is per partition, and `publish` returns no id. With `topic`, at most `scan` records of a
-    partition are looked through for history; whoever was away for longer gets a gap.
+    is per partition, history and pages go by the records' time, and `publish` returns no id.
+
+    With `topic`, at most `scan` records of a partition are looked through for history; whoever was
+    away for longer gets a gap.
 
     How to log in is read from the arguments, then from KAFKA_SECURITY_PROTOCOL,
     KAFKA_SASL_MECHANISM, KAFKA_PLAIN_USERNAME, KAFKA_PLAIN_PASSWORD, KAFKA_SSL_CAFILE,

@@ -1,27 +1,26 @@
 """`redis://`: PUBLISH, SUBSCRIBE and PSUBSCRIBE. No log: an outage is told as a gap."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 
-from fastapi_broadcaster.backends._redis import Server, exchange, pack
-from fastapi_broadcaster.backends._redis_pubsub import Listening
+from fastapi_broadcaster.backends._redis import Server, is_cluster, take_options
+from fastapi_broadcaster.backends._redis_publishing import Publishing
+from fastapi_broadcaster.backends._redis_pubsub import Heard, Listening
 from fastapi_broadcaster.backends.base import Outcome, PatternBackend
-from fastapi_broadcaster.exceptions import (
-    BackendError,
-    BackendUnavailableError,
-    ConnectionLostError,
-)
+from fastapi_broadcaster.backends.redis_cluster import RedisClusterBackend
+from fastapi_broadcaster.exceptions import ConnectionLostError
 from fastapi_broadcaster.messages import Cursor, Gap, Message
 
 _CHUNK = 1_000  # names in one command
 
 
-def from_url(url: str) -> "RedisBackend":
-    """Read a `redis://` or `rediss://` URL; options are those of redis-py's own URLs."""
-    return RedisBackend.of(Server.from_url(url))
+def from_url(url: str) -> "RedisBackend | RedisClusterBackend":
+    """Read a `redis://` or `rediss://` URL: `?cluster=true`, and the options of redis-py's own."""
+    ours, plain = take_options(url, "cluster")
+    server = Server.from_url(plain)
+    return RedisClusterBackend.of(server) if is_cluster(ours) else RedisBackend.of(server)
 
 
 class RedisBackend(PatternBackend):
@@ -45,7 +44,7 @@ class RedisBackend(PatternBackend):
 
     def _setup(self, server: Server) -> None:
         self._server = server
-        self._publishing: AbstractConnection | None = None
+        self._publishing = Publishing(server, b"PUBLISH")
         self._listening: Listening | None = None
         self._live: dict[str, set[str]] = {"": set(), "p": set()}  # names, and patterns
         self._were_live: dict[str, set[str]] = {"": set(), "p": set()}
@@ -55,40 +54,15 @@ class RedisBackend(PatternBackend):
 
     async def connect(self) -> None:
         with self._server.errors():
-            self._publishing = self._server.connection()
-            await self._server.open(self._publishing)
+            await self._publishing.open()
 
     async def disconnect(self) -> None:
-        connection, self._publishing = self._publishing, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        await self._publishing.close()
         for names in (*self._live.values(), *self._were_live.values()):
             names.clear()
 
-    # -- publishing -------------------------------------------------------------------------
-
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
-        connection = self._publishing = self._publishing or self._server.connection()
-        await self._server.revive(connection)
-        commands = [
-            pack(b"PUBLISH", message.channel.encode(), message.data) for message in messages
-        ]
-        replies: list[Any] = []
-        failure: BackendError | None = None
-        try:
-            with self._server.errors(maybe_published=True):
-                await exchange(connection, commands, self._server.timeout, replies)
-        except BackendUnavailableError as error:
-            if not replies:
-                raise
-            failure = error
-        outcomes = [
-            BackendError(f"{self} refused the message: {reply}")
-            if isinstance(reply, Exception)
-            else None
-            for reply in replies
-        ]
-        return outcomes + [failure] * (len(messages) - len(outcomes))
+        return await self._publishing.publish(messages)
 
     # -- listening --------------------------------------------------------------------------
 
@@ -115,17 +89,25 @@ class RedisBackend(PatternBackend):
         if listening is None:
             raise ConnectionLostError(f"{self} is not connected")
         names = [name for name in names if (name in self._live[kind]) == live]
-        for at in range(0, len(names), _CHUNK):
-            await listening.send(command, names[at : at + _CHUNK])
+        chunks = [names[at : at + _CHUNK] for at in range(0, len(names), _CHUNK)]
+        await listening.send(command, *chunks)
 
     async def listen(self) -> AsyncIterator[Sequence[Message | Gap]]:
         connection = self._server.connection()
         await self._server.revive(connection)
-        listening = Listening(self._server, connection, self._live, self._were_live)
+        heard = Heard()
+        listening = Listening(
+            self._server,
+            connection,
+            heard,
+            live=self._live,
+            were_live=self._were_live,
+            lost=heard.lose,
+        )
         self._listening = listening
         try:
             yield ()
-            async for batch in listening.batches():
+            async for batch in heard.batches():
                 yield batch
         finally:
             self._listening = None

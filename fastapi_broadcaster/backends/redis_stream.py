@@ -9,16 +9,23 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import BusyLoadingError, ReadOnlyError
 
-from fastapi_broadcaster.backends._redis import Server, as_map, exchange, pack
+from fastapi_broadcaster.backends._redis import (
+    Server,
+    about_server,
+    exchange,
+    is_cluster,
+    pack,
+    take_options,
+)
 from fastapi_broadcaster.backends._redis_listening import Listening, Standing
 from fastapi_broadcaster.backends._redis_log import format_id, key_of, parse_id
 from fastapi_broadcaster.backends._redis_pages import Pages
+from fastapi_broadcaster.backends._redis_publishing import Limit
 from fastapi_broadcaster.backends._redis_reader import OURS, Settings
 from fastapi_broadcaster.backends.base import HistoryBackend, Outcome
 from fastapi_broadcaster.exceptions import (
@@ -35,26 +42,19 @@ _NOT_NOW = (BusyLoadingError, ReadOnlyError)  # the server takes nothing, but ma
 
 def from_url(url: str) -> "RedisStreamBackend":
     """`redis-stream://host:6379/0?maxlen=10000&ttl=3600&prefix=app:`, and redis-py's options."""
-    parts = urlsplit(url)
-    ours: dict[str, str] = {}
-    others: list[tuple[str, str]] = []
-    for name, text in parse_qsl(parts.query, keep_blank_values=True):
-        if name in ("maxlen", "ttl", "prefix", "cluster"):
-            ours[name] = text
-        else:
-            others.append((name, text))
-    if ours.get("cluster", "false").lower() not in ("false", "0", "no"):
+    scheme = url.partition(":")[0]
+    ours, plain = take_options(url, "maxlen", "ttl", "prefix", "cluster")
+    if is_cluster(ours):
         raise UnsupportedError(
-            f"{parts.scheme}:// reads many streams at once, which a Redis Cluster refuses: use "
-            f"one Redis for it, or {parts.scheme.replace('-stream', '')}:// without history"
+            f"{scheme}:// reads many streams at once, which a Redis Cluster refuses: use "
+            f"one Redis for it, or {scheme.replace('-stream', '')}:// without history"
         )
-    plain = parts._replace(scheme=parts.scheme.replace("-stream", ""), query=urlencode(others))
     try:
         maxlen, ttl = int(ours.get("maxlen", 10_000)), ours.get("ttl")
         seconds = float(ttl) if ttl else None
     except ValueError:
-        raise ValueError(f"{parts.scheme}://: maxlen and ttl must be numbers") from None
-    server = Server.from_url(urlunsplit(plain), scheme="redis-stream")
+        raise ValueError(f"{scheme}://: maxlen and ttl must be numbers") from None
+    server = Server.from_url(plain.replace("-stream", "", 1), scheme="redis-stream")
     return RedisStreamBackend.of(server, maxlen=maxlen, ttl=seconds, prefix=ours.get("prefix", ""))
 
 
@@ -96,6 +96,7 @@ class RedisStreamBackend(HistoryBackend):
         self._server = server
         self._settings = Settings(prefix=prefix, maxlen=maxlen, ttl=milliseconds)
         self._publishing: AbstractConnection | None = None
+        self._limit = Limit(server)
         self._pages: Pages | None = None
         self._standing = Standing()
         self._listening: Listening | None = None
@@ -117,10 +118,7 @@ class RedisStreamBackend(HistoryBackend):
 
     def _check_server(self, hello: Any) -> None:
         """Refuse a server that lacks what the proofs stand on."""
-        about = {} if isinstance(hello, Exception) else as_map(hello)
-        version = about.get(b"version", b"?").decode()
-        if not version.partition(".")[0].isdigit() or int(version.partition(".")[0]) < 7:
-            raise UnsupportedError(f"{self} needs Redis 7.0 or newer, not {version}")
+        about = about_server(self, hello)
         if about.get(b"mode") == b"cluster":
             raise UnsupportedError(f"{self} is a Redis Cluster, which cannot read many streams")
 
@@ -141,6 +139,11 @@ class RedisStreamBackend(HistoryBackend):
         if connection is None:
             connection = self._publishing = self._server.connection()
         await self._server.revive(connection)
+        return await self._limit.send(connection, messages, self._send)
+
+    async def _send(
+        self, connection: AbstractConnection, messages: Sequence[Message]
+    ) -> list[Outcome]:
         replies: list[Any] = []
         failure: BackendError | None = None
         try:

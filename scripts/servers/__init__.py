@@ -21,6 +21,7 @@ from servers.kafka import Kafka, SecureKafka
 from servers.postgres import Postgres
 from servers.rabbitmq import RabbitMQ
 from servers.redis import Redis
+from servers.redis_cluster import RedisCluster
 
 __all__ = [
     "SERVERS",
@@ -29,6 +30,7 @@ __all__ = [
     "Postgres",
     "RabbitMQ",
     "Redis",
+    "RedisCluster",
     "SecureKafka",
     "Server",
     "ServerError",

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Container, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from servers.process import Process
 
 HOST = "127.0.0.1"
 SCRATCH = Path(__file__).resolve().parents[2] / ".services"
+_given: deque[int] = deque(maxlen=1_000)
 
 
 class ServerError(Exception):
@@ -197,9 +199,16 @@ def kill_strays(names: Container[str]) -> None:
 
 
 def free_port() -> int:
-    """Find a free port, away from the fixed ones and from those of outgoing connections."""
-    while not _is_free(port := random.randrange(23000, 32000)):
+    """Find a free port, away from the fixed ones and from those of outgoing connections.
+
+    Not one of the last thousand, whose servers may be down just now, and none that another worker
+    of pytest-xdist could find.
+    """
+    share = 9_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    begin = 23_000 + share * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while (port := random.randrange(begin, begin + share - 10)) in _given or not _is_free(port):
         pass
+    _given.append(port)
     return port
 
 

@@ -48,10 +48,13 @@ class Kafka(Server):
             pass
         return cls(f"{cls.__name__.lower()}-{port}", port)
 
-    def second(self) -> Self:
-        """Make a second broker of the same cluster; it has no controller of its own."""
+    def beside(self, node: int = 2) -> Self:
+        """Make one more broker of the same cluster; the only controller stays this one's.
+
+        For topics of several replicas set `replicas` first, and start this one first.
+        """
         other = self.private()
-        other.node, other.controller, other.replicas = 2, self.controller, self.replicas
+        other.node, other.controller, other.replicas = node, self.controller, self.replicas
         return other
 
     @property

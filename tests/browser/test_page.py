@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import httpx2
 import pytest
 from playwright.async_api import Browser, Page, expect
 
@@ -139,6 +140,28 @@ async def test_who_reads_further_up_is_not_moved(
     await newer.click()
     await expect(ines.text_of("new")).to_be_in_viewport()
     await expect(newer).to_be_hidden()
+
+
+async def test_older_messages_are_a_click_away(
+    browser: Browser, chat: WebServer, room: str
+) -> None:
+    texts = [f"line {number}" for number in range(120)]
+    async with httpx2.AsyncClient(base_url=chat.url, timeout=WAIT) as client:
+        for text in texts:
+            await client.post(f"/rooms/{room}", json={"user": "Tomás", "text": text})
+    ines = await join(browser, chat.url, room, "Ines")
+    older = ines.page.get_by_role("button", name="Older messages")
+    await ines.sees(*texts[70:])
+    await older.click()
+    await ines.sees(*texts[20:])
+    await expect(ines.text_of("line 70")).to_be_in_viewport()  # the reader was not moved
+    await expect(older).to_be_visible()
+    await older.click()
+    await ines.sees(*texts)
+    await expect(older).to_be_hidden()
+    await expect(ines.page.locator(".note.day")).to_have_text(["Today"])
+    await ines.say("newest")
+    await ines.sees(*texts, "newest")
 
 
 async def test_a_name_survives_a_reload_and_tabs_have_their_own(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import statistics
+import time
+
 import pytest
 
 from fastapi_broadcaster import Broadcaster, ChannelNameError, ChannelTemplate, Event
 from tests.backends import BackendCase
-from tests.conformance.tools import publish_all, reading, takes, until
+from tests.brokers import Broker
+from tests.conformance.tools import PATIENCE, publish_all, reading, takes, until
 from tests.conftest import Refusal
 
 NAMES = ["a", "ab", "abc", "b", "a.b", "a.b.c", "a-b", "aB", "a*", "a?", "[ab]", "ä", "a\\b", "^"]
@@ -107,3 +112,31 @@ async def test_order_through_a_pattern(
         assert [number for number in found if number % 7 == channel] == wanted
     if case.order_across:
         assert found == all_of_them
+
+
+async def test_channels_of_later_are_heard_within_a_second(
+    refused: Refusal,
+    case: BackendCase,
+    broker: Broker,
+    broadcaster: Broadcaster,
+    name: str,
+) -> None:
+    """Whoever makes them; the event names its channel, and has what the template says."""
+    rooms = ChannelTemplate(f"{name}.{{room}}", str)
+    if refused.pattern(broadcaster, rooms):
+        return
+    took: list[float] = []
+    async with (
+        broker.broadcaster() as other,
+        broadcaster.subscribe(pattern=rooms) as subscriber,
+    ):
+        for turn in range(5):
+            publisher = broadcaster if turn % 2 or not case.shared else other
+            await publisher.publish(f"{name}.room{turn}", "hello")
+            published = time.monotonic()
+            async with asyncio.timeout(PATIENCE):
+                event = await subscriber.get()
+            took.append(time.monotonic() - published)
+            assert event == Event(f"{name}.room{turn}", "hello")
+            assert event.params == {"room": f"room{turn}"}
+    assert statistics.median(took) < 1.0

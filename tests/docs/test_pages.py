@@ -123,7 +123,14 @@ def test_the_reference_lists_every_public_name() -> None:
         assert hasattr(exceptions, name) or re.search(rf"\b{name}\b", reference), name
 
 
-WELL_KNOWN = {"EventSource", "TestClient", "AsyncConnection", "AsyncSession", "LogAppendTime"}
+WELL_KNOWN = {
+    "EventSource",
+    "TestClient",
+    "AsyncConnection",
+    "AsyncSession",
+    "LogAppendTime",
+    "KillMode",
+}
 
 
 def _sources(page: Path) -> str:

@@ -12,7 +12,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from docs_src.tutorial import first_channel, history, typed_channels, typed_channels_router
+from docs_src.tutorial import (
+    first_channel,
+    history,
+    typed_channels,
+    typed_channels_router,
+    websocket_envelope,
+    websocket_rooms,
+)
 from docs_src.tutorial import websocket as inboxes
 from docs_src.tutorial.several_workers.test_app import *  # noqa: F403 - the page's own tests
 
@@ -177,3 +184,46 @@ def test_a_page_of_another_origin_is_refused(inbox: TestClient) -> None:
     ):
         pass
     assert refused.value.code == 1008
+
+
+def test_a_client_of_the_envelope_comes_back() -> None:
+    with TestClient(websocket_envelope.app) as client:
+        with client.websocket_connect("/rooms/lobby/ws?after=") as socket:
+            [ready] = socket.receive_json()
+            assert (set(ready), ready["type"]) == ({"type", "id"}, "ready")
+            socket.send_json(HELLO)
+            [message] = socket.receive_json()
+            assert message["message"] == HELLO
+            socket.send_json({"user": "ada"})
+            [error] = socket.receive_json()
+            assert set(error) == {"type", "error", "detail"}
+        [missed] = _say(client, "lobby", 1)
+        with client.websocket_connect(f"/rooms/lobby/ws?after={message['id']}") as socket:
+            assert socket.receive_json() == [{"type": "ready", "id": message["id"]}]
+            assert socket.receive_json()[0]["id"] == missed
+        with client.websocket_connect("/rooms/lobby/ws?after=~live") as socket:
+            assert socket.receive_json() == [{"type": "ready", "id": None}]
+            [gap] = socket.receive_json()
+            assert set(gap) == {"type", "channel", "reason", "missed", "id"}
+
+
+def test_several_rooms_on_one_socket() -> None:
+    with (
+        TestClient(websocket_rooms.app) as client,
+        client.websocket_connect("/chat") as ada,
+        client.websocket_connect("/chat") as bob,
+    ):
+        for number in range(25):
+            ada.send_json({"action": "say", "room": "garden", "text": str(number)})
+        ada.send_json({"action": "say", "room": "lobby", "text": "to the garden!"})
+        assert bob.receive_json() == {"room": "lobby", "text": "to the garden!"}
+        bob.send_json({"action": "join", "room": "garden"})
+        bob.send_json({"action": "join", "room": "garden"})
+        bob.send_json({"action": "say", "room": "garden", "text": "here"})
+        wanted = [*(str(number) for number in range(5, 25)), "here"]
+        assert [bob.receive_json()["text"] for _ in wanted] == wanted
+        bob.send_json({"action": "leave", "room": "garden"})
+        bob.send_json({"action": "leave", "room": "attic"})
+        bob.send_json({"action": "say", "room": "garden", "text": "not heard"})
+        bob.send_json({"action": "say", "room": "lobby", "text": "back"})
+        assert bob.receive_json() == {"room": "lobby", "text": "back"}

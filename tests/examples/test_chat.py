@@ -10,7 +10,7 @@ import pytest
 
 from servers import Redis
 from tests.examples.conftest import Serve
-from tests.web.clients import open_events, post
+from tests.web.clients import WAIT, get_json, open_events, post
 from tests.web.processes import WebServer
 
 
@@ -40,6 +40,17 @@ async def test_who_joins_gets_the_last_50_messages(room: str) -> None:
     async with open_events(f"{room}/events") as stream:
         texts = [(await stream.event()).json["text"] for _ in range(50)]
     assert texts == [str(number) for number in range(10, 60)]
+
+
+async def test_what_was_said_before_them_is_a_page(room: str) -> None:
+    said = [{"user": "Ines", "text": str(number)} for number in range(60)]
+    async with httpx2.AsyncClient(timeout=WAIT) as client:
+        ids = [(await client.post(room, json=one)).json()["id"] for one in said]
+    page = await get_json(f"{room}/history?before={ids[55]}")
+    assert [item["message"]["text"] for item in page["items"]] == [*map(str, range(5, 55))]
+    older = await get_json(f"{room}/history?before={page['previous']}")
+    assert [item["id"] for item in older["items"]] == ids[:5]
+    assert older["previous"] is None
 
 
 async def test_rooms_do_not_hear_each_other(room: str) -> None:

@@ -9,7 +9,6 @@ from typing import Self
 
 from tests.proxy import Proxy
 
-SETTLE = 0.05  # seconds in which a loop closes the transports that it was told to close
 SILENCE = 1.5  # seconds for which nobody gets through behind a lost reply
 
 
@@ -52,8 +51,7 @@ class BackgroundProxy:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for last in (self._line.__aexit__(), asyncio.sleep(SETTLE)):
-            asyncio.run_coroutine_threadsafe(last, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._line.__aexit__(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -65,7 +63,6 @@ class BackgroundProxy:
             async with asyncio.timeout(10):
                 while self._line._lines:  # noqa: ASYNC110  # the proxy has no event for it
                     await asyncio.sleep(0.01)
-                await asyncio.sleep(SETTLE)
 
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(wait(), self._loop))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from fastapi_broadcaster import BackendUnavailableError, Broadcaster
-from fastapi_broadcaster.backends.kafka import KafkaBackend
+from fastapi_broadcaster import BackendUnavailableError, Broadcaster, Event
 from servers import Kafka
 from tests.brokers import QUICK
-from tests.conformance.tools import back, lost, publish_all, reading, take, until
+from tests.conformance.tools import back, lost, publish_all, reading, take_until, until
 from tests.kafka.bare import records_of
 from tests.kafka.broker import KafkaBroker
 
@@ -102,28 +104,74 @@ async def test_a_frozen_broker_is_told_of_within_seconds(own: KafkaBroker) -> No
     assert reader.gaps == []
 
 
-async def test_two_brokers_one_address_dead_then_one_killed() -> None:
-    """What was acknowledged survives the death of a broker, and goes on through the other."""
+async def test_one_of_two_brokers_is_killed_under_load() -> None:
+    """Whoever publishes and subscribes meanwhile loses nothing, and goes on by the other one."""
+    names = [f"room.{number}" for number in range(6)]
+    acknowledged: dict[str, list[str]] = {name: [] for name in names}
+    unknown: list[str] = []
+    visits = 0
+    running = True
+
+    async def publish(broadcaster: Broadcaster, name: str) -> None:
+        for number in itertools.takewhile(lambda _: running, itertools.count()):
+            message = f"{number:05}"
+            try:
+                await broadcaster.publish(name, message)
+                acknowledged[name].append(message)
+            except BackendUnavailableError:
+                unknown.append(f"{name} {message}")
+
+    async def come_and_go(broadcaster: Broadcaster) -> None:
+        """Channels that are new, or have been left, and hear what is published on them."""
+        nonlocal visits
+        for number in itertools.takewhile(lambda _: running, itertools.count()):
+            async with broadcaster.subscribe(f"visitor.{number % 9}") as subscriber:
+                try:
+                    await broadcaster.publish(f"visitor.{number % 9}", f"{number}")
+                except BackendUnavailableError:
+                    continue
+                await take_until(subscriber, f"{number}")
+                visits += 1
+
+    with two_brokers() as (first, second):
+        url = f"kafka://127.0.0.1:1,127.0.0.1:{first.port}"
+        async with (
+            Broadcaster(
+                url, publish_timeout=30, subscribe_timeout=30, linger=0.0, backoff=QUICK
+            ) as broadcaster,
+            reading(broadcaster.subscribe(names)) as reader,
+        ):
+            async with asyncio.TaskGroup() as working:
+                for name in names:
+                    working.create_task(publish(broadcaster, name))
+                working.create_task(come_and_go(broadcaster))
+                await until(lambda: all(len(one) >= 50 for one in acknowledged.values()))
+                await asyncio.to_thread(second.kill)
+                counts = {name: len(acknowledged[name]) + 50 for name in names}
+                enough = visits + 10
+                await until(lambda: all(len(acknowledged[one]) > counts[one] for one in names))
+                await until(lambda: visits > enough)
+                running = False
+            for name in names:
+                await publish_all(broadcaster, name, ["end"])
+            await until(lambda: reader.messages.count("end") == len(names))
+            async with broadcaster.subscribe(names[0], history="all") as subscriber:
+                log = await take_until(subscriber, "end")
+    assert reader.gaps == []
+    events = [item for item in reader.items if isinstance(item, Event)]
+    for name in names:
+        *got, _ = (event.message for event in events if event.channel == name)
+        known = {*acknowledged[name]}
+        assert [one for one in got if one in known] == acknowledged[name]
+        assert max(Counter(got).values()) == 1
+        assert {f"{name} {one}" for one in {*got} - known} <= {*unknown}
+    assert log == [event.message for event in events if event.channel == names[0]][:-1]
+
+
+@contextmanager
+def two_brokers() -> Iterator[tuple[Kafka, Kafka]]:
+    """Each topic has a replica on both; the controller is the first."""
     first = Kafka.private()
     first.replicas = 2
-    with first:
-        second = first.second()
-        with second:
-            servers = f"127.0.0.1:1,127.0.0.1:{first.port},127.0.0.1:{second.port}"
-            backend = KafkaBackend(servers)
-            names = [f"room.{number}" for number in range(6)]
-            async with (
-                Broadcaster(backend=backend, publish_timeout=30, backoff=QUICK) as broadcaster,
-                reading(broadcaster.subscribe(names)) as reader,
-            ):
-                for name in names:
-                    await publish_all(broadcaster, name, [f"{name} before"])
-                await until(lambda: len(reader.messages) == 6)
-                await asyncio.to_thread(second.kill)
-                for name in names:
-                    await publish_all(broadcaster, name, [f"{name} after"])
-                await until(lambda: len(set(reader.messages)) == 12)
-                assert len(reader.messages) == 12
-                assert reader.gaps == []
-                async with broadcaster.subscribe(names[0], history="all") as subscriber:
-                    assert await take(subscriber, 2) == [f"{names[0]} before", f"{names[0]} after"]
+    with first, first.beside() as second:
+        yield first, second

@@ -143,7 +143,8 @@ def test_ids() -> None:
     backend = KafkaBackend("localhost")
     for cursor in ({}, {"0": -1}, {"0": 5}, {"0": 1, "2": 3, "10": -1}):
         assert backend.parse(backend.format(cursor)) == cursor
-    assert backend.format({"10": 1, "2": 3}) == "2:3,10:1"
+    assert backend.format({"10": 1, "2": 3}) == "10:1,2:3"
+    assert [*backend.parse("10:1,2:3")] == ["10", "2"]
     for id in (
         "",
         "5",

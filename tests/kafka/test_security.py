@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import subprocess
+from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import pytest
@@ -82,18 +85,60 @@ async def test_by_the_environment(
     await works(broadcaster.backend, name)
 
 
-async def test_an_argument_wins(
-    secure: SecureKafka, name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("protocol", "mechanism"), WAYS)
+async def test_arguments_win(
+    secure: SecureKafka,
+    name: str,
+    protocol: str,
+    mechanism: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = options(secure, "SASL_SSL", "SCRAM-SHA-512")
-    for variable, value in environment(given).items():
+    """Over an environment in which every variable is wrong."""
+    others = {
+        "security_protocol": "SSL" if protocol == "PLAINTEXT" else "PLAINTEXT",
+        "sasl_mechanism": "SCRAM-SHA-256" if mechanism == "PLAIN" else "PLAIN",
+        "username": "nobody",
+        "password": "wrong-secret",
+        "ssl_cafile": str(secure.certificates.other_ca),
+        "ssl_certfile": "/nowhere",
+        "ssl_keyfile": "/nowhere",
+    }
+    given = options(secure, protocol, mechanism)
+    for variable, value in environment(
+        {option: value for option, value in others.items() if option in given}
+    ).items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("KAFKA_SASL_MECHANISM", "PLAIN")
-    monkeypatch.setenv("KAFKA_PLAIN_PASSWORD", "wrong")
-    backend = KafkaBackend(
-        address(secure, "SASL_SSL"), password=SECRET, sasl_mechanism="SCRAM-SHA-512"
-    )
-    await works(backend, name)
+    await works(KafkaBackend(address(secure, protocol), **given), name)
+
+
+@pytest.mark.parametrize("way", ["arguments", "environment"])
+async def test_an_encrypted_key_and_a_folder_of_authorities(
+    secure: SecureKafka, name: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = secure.certificates.client
+    locked = tmp_path / "locked.key"
+    openssl("pkey", "-in", key, "-aes256", "-passout", "pass:key-secret", "-out", locked)
+    copy(secure.certificates.ca, tmp_path / "ca.crt")
+    openssl("rehash", tmp_path)
+    given = {
+        "security_protocol": "SSL",
+        "ssl_capath": str(tmp_path),
+        "ssl_certfile": str(certificate),
+        "ssl_keyfile": str(locked),
+        "ssl_key_password": "key-secret",
+    }
+    with pytest.raises(ValueError, match="KAFKA_SSL_KEY_PASSWORD") as refused:
+        KafkaBackend("localhost", **{**given, "ssl_key_password": "wrong-secret"})  # type: ignore[arg-type]
+    assert "wrong-secret" not in str(refused.value)
+    if way == "environment":
+        for variable, value in environment(given).items():
+            monkeypatch.setenv(variable, value)
+        given = {}
+    await works(KafkaBackend(address(secure, "SSL"), **given), name)  # type: ignore[arg-type]
+
+
+def openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *words], check=True, capture_output=True)
 
 
 async def test_by_the_url(secure: SecureKafka, name: str) -> None:
@@ -154,6 +199,33 @@ async def test_a_wrong_authority(secure: SecureKafka, protocol: str) -> None:
     message = await refusal(KafkaBackend(address(secure, protocol), **given))
     assert "its certificate is not trusted" in message
     assert "KAFKA_SSL_CAFILE" in message
+
+
+async def test_three_refusals_are_three_messages(secure: SecureKafka) -> None:
+    """The driver has one for all of them."""
+    sasl, tls = options(secure, "SASL_SSL", "PLAIN"), options(secure, "SSL", None)
+    del tls["ssl_certfile"], tls["ssl_keyfile"]
+    wrong = {
+        "password": (address(secure, "SASL_SSL"), {**sasl, "password": "wrong-secret"}),
+        "authority": (
+            address(secure, "SASL_SSL"),
+            {**sasl, "ssl_cafile": str(secure.certificates.other_ca)},
+        ),
+        "certificate": (address(secure, "SSL"), tls),
+    }
+    told = {
+        what: (await refusal(KafkaBackend(where, **given))).replace(where, "HERE")
+        for what, (where, given) in wrong.items()
+    }
+    assert told == {
+        "password": "kafka://HERE is not reachable: it refused the user name or the password "
+        "(PLAIN)",
+        "authority": "kafka://HERE is not reachable: its certificate is not trusted (self-signed "
+        "certificate in certificate chain): which authority signed it says ssl_cafile= "
+        "(KAFKA_SSL_CAFILE)",
+        "certificate": "kafka://HERE is not reachable: it wants a certificate of the client: "
+        "give ssl_certfile= and ssl_keyfile= (KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE)",
+    }
 
 
 async def test_no_certificate_of_the_client(secure: SecureKafka) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
 from contextlib import AsyncExitStack
 
 import asyncpg
@@ -219,40 +217,3 @@ async def test_listen_url(server: Postgres, url: str) -> None:
     ):
         await broadcaster.publish("two", "hello")
         assert await take(subscriber, 1) == ["hello"]
-
-
-@pytest.mark.parametrize("scheme", ["postgres", "postgres-stream"])
-async def test_10_000_channels_are_about_as_quick_as_100(server: Postgres, scheme: str) -> None:
-    url = server.url.replace("postgres://", f"{scheme}://")
-    async with Broadcaster(url) as broadcaster, AsyncExitStack() as stack:
-        subscribers = []
-
-        async def grow(count: int) -> float:
-            numbers = range(len(subscribers), count)
-            subscribers.extend(
-                await asyncio.gather(
-                    *(
-                        stack.enter_async_context(broadcaster.subscribe(f"many.{number}"))
-                        for number in numbers
-                    )
-                )
-            )
-            return await probe()
-
-        async def probe() -> float:
-            taken = []
-            for number in range(1_000):
-                subscriber = subscribers[number * 7_919 % len(subscribers)]
-                begun = time.perf_counter()
-                await broadcaster.publish(subscriber_channel(subscriber), "probe")
-                await subscriber.get()
-                taken.append(time.perf_counter() - begun)
-            return statistics.median(taken)
-
-        few = await grow(100)
-        assert await grow(10_000) < 3 * few
-
-
-def subscriber_channel(subscriber) -> str:
-    [target] = subscriber.targets
-    return target.name

@@ -1,76 +1,25 @@
-"""Readers of a log that is written, trimmed and heard at the whim of a die."""
+"""Readers of a log that is written, trimmed, cut off and heard at the whim of a die."""
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Literal, cast
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Literal
 
 from hypothesis import strategies as st
 
-from fastapi_broadcaster import (
-    Broadcaster,
-    Event,
-    Gap,
-    MemoryBackend,
-    Message,
-    SlowSubscriberError,
-    Subscriber,
-)
+from fastapi_broadcaster import BackendUnavailableError, Broadcaster
 from fastapi_broadcaster._buffer import Overflow
-from fastapi_broadcaster.messages import Cursor
-from tests.properties.ledger import Ledger, Range
-
-CHANNELS: tuple[str, ...] = ("a", "b")
-Options = dict[str, Any]
-Beginning = Callable[[str, int], Range]
-
-
-class LaggingMemory(MemoryBackend):
-    """The listener gets one message per permit, and reading the log takes its time."""
-
-    def __init__(self, die: random.Random, *, history: int) -> None:
-        super().__init__(history=history)
-        self.die = die
-        self.permits = asyncio.Semaphore(0)
-        self.unlimited = False
-        self.heard = dict.fromkeys(CHANNELS, 0)
-
-    async def listen(self) -> AsyncIterator[Sequence[Message | Gap]]:
-        async for batch in super().listen():
-            if not batch:
-                yield batch
-            for item in batch:
-                if not self.unlimited:
-                    await self.permits.acquire()
-                self.heard[item.channel] += 1
-                yield [item]
-
-    async def history(
-        self,
-        channel: str,
-        *,
-        after: Cursor | None = None,
-        before: Cursor | None = None,
-        since: datetime | None = None,
-        limit: int,
-    ) -> list[Message]:
-        await self._pause()
-        found = await super().history(channel, after=after, before=before, since=since, limit=limit)
-        await self._pause()
-        return found
-
-    async def _pause(self) -> None:
-        for _ in range(self.die.randrange(5)):
-            await asyncio.sleep(0)
+from tests.conformance.tools import back, until
+from tests.properties.lag import Lag
+from tests.properties.ledger import Range
+from tests.properties.replay_reader import Reader
 
 
 @dataclass(frozen=True)
 class Case:
     """`steps`: one letter each. Publish, burst, let the listener have one or all, subscribe, read,
-    cancel a read, yield."""
+    cancel a read, leave, trim the log, drop all connections, wait a little."""
 
     steps: str
     seed: int
@@ -80,16 +29,19 @@ class Case:
     overflow: Overflow = "catch_up"
 
 
-_STEPS = "SPPPPBDDDLRRRRRCYYYY"
-_long = st.integers(0, 2**32).map(
-    lambda seed: "".join(random.Random(seed).choices(_STEPS, k=seed % 200))
-)
+STEPS = "SSPPPPPPPPBBDDDDDDLLRRRRRRRRRRCCXTKYYYYYYYY"
 
 
-def cases(*overflows: Overflow) -> st.SearchStrategy[Case]:
+def cases(
+    *overflows: Overflow, longest: int | None = None, steps: str = STEPS
+) -> st.SearchStrategy[Case]:
+    """With `longest` there are at most so many steps, each as frequent as in `steps`."""
+    long = st.integers(0, 2**32).map(
+        lambda seed: "".join(random.Random(seed).choices(steps, k=seed % (longest or 200)))
+    )
     return st.builds(
         Case,
-        steps=st.one_of(st.text(_STEPS, max_size=60), _long),
+        steps=st.one_of(st.text(steps, max_size=60), long) if longest is None else long,
         seed=st.integers(0, 2**32),
         channels=st.sampled_from([1, 2]),
         kept=st.sampled_from([1, 2, 4, 8, 100]),
@@ -98,183 +50,157 @@ def cases(*overflows: Overflow) -> st.SearchStrategy[Case]:
     )
 
 
+@dataclass
+class Ground:
+    """Where a world stands: a broadcaster to listen through, and what may befall its log."""
+
+    broadcaster: Broadcaster
+    lag: Lag
+    drop: Callable[[], Awaitable[None]]
+    trim: Callable[[str, int, int], Awaitable[None]] | None = None
+    """Removes from a channel, from which so many messages are gone, so many more."""
+    ring: int | None = None
+    """How many messages of a channel are kept, of themselves."""
+    publisher: Broadcaster | None = None
+    """Who publishes half of it, if not the same broadcaster."""
+    names: tuple[str, ...] = ("a", "b")
+    by_entry: bool = False
+    patience: float = 10.0  # seconds until a reader that should get something has failed
+
+
+@dataclass
+class Line:
+    """How far the log of one channel is: what has begun may be done already, or not yet."""
+
+    begun: int = 0
+    done: int = 0
+    trimming: int = 0
+    trimmed: int = 0
+
+
+@dataclass
 class World:
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.die = random.Random(case.seed)
-        self.backend = LaggingMemory(self.die, history=case.kept)
-        self.broadcaster = Broadcaster(backend=self.backend, linger=0.01)
-        self.names = CHANNELS[: case.channels]
-        self.published = dict.fromkeys(CHANNELS, 0)
-        self.readers: list[Reader] = []
+    case: Case
+    ground: Ground
+    readers: list[Reader] = field(default_factory=list)
 
-    def floor(self, name: str) -> int:
+    def __post_init__(self) -> None:
+        self.die = random.Random(self.case.seed)
+        self.names = self.ground.names[: self.case.channels]
+        self.lines = {name: Line() for name in self.names}
+        self._wanted: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._is_ending = False
+
+    def length(self, name: str) -> Range:
+        return self.lines[name].done, self.lines[name].begun
+
+    def floor(self, name: str) -> Range:
         """How many messages are no longer in the log."""
-        return max(0, self.published[name] - self.case.kept)
-
-    async def publish(self) -> None:
-        name = self.die.choice(self.names)
-        self.published[name] += 1
-        await self.broadcaster.publish(name, str(self.published[name]))
+        line = self.lines[name]
+        if self.ground.ring is None:
+            return line.trimmed, line.trimming
+        return max(0, line.done - self.ground.ring), max(0, line.begun - self.ground.ring)
 
     async def play(self) -> None:
-        async with self.broadcaster, AsyncExitStack() as stack:
+        self.ground.lag.begin(self.die)
+        writing = asyncio.create_task(self._write())
+        try:
             for step in self.case.steps:
-                await self._step(step, stack)
-            self.backend.unlimited = True
-            for _ in range(1_000):
-                self.backend.permits.release()
+                await self._step(step)
+            self._is_ending = True
+            self.ground.lag.let_go()
+            for reader in self.readers:
+                await reader.entered()
+            for name in self.names:  # what comes last, to all of them
+                self._wanted.put_nowait(lambda name=name: self._publish(name))
+            await self._settled(writing)
             for reader in self.readers:
                 await reader.finish()
+        finally:
+            self.ground.lag.let_go()
+            writing.cancel()
+            await asyncio.wait([writing])
+            for reader in self.readers:
+                await reader.leave()
 
-    async def _step(self, step: str, stack: AsyncExitStack) -> None:
-        readers = [reader for reader in self.readers if reader.subscriber is not None]
+    async def _settled(self, writing: asyncio.Task[None]) -> None:
+        settled = asyncio.create_task(self._wanted.join())
+        await asyncio.wait([settled, writing], return_when=asyncio.FIRST_COMPLETED)
+        settled.cancel()
+        if writing.done():
+            writing.result()
+
+    async def _step(self, step: str) -> None:
+        wanted, readers = self._wanted, [reader for reader in self.readers if reader.is_open]
         match step:
             case "P":
-                await self.publish()
+                wanted.put_nowait(self._publish)
             case "B":
                 for _ in range(self.die.randrange(8)):
-                    await self.publish()
+                    wanted.put_nowait(self._publish)
             case "D":
-                self.backend.permits.release()
+                self.ground.lag.permits.release()
             case "L":
                 for _ in range(20):
-                    self.backend.permits.release()
-            case "S" if len(self.readers) < 4:
-                self.readers.append(Reader(self, stack))
+                    self.ground.lag.permits.release()
+            case "S" if sum(not reader.left for reader in self.readers) < 4:
+                self.readers.append(Reader(self))
             case "R" if readers:
                 self.die.choice(readers).begin_reading()
             case "C" if readers:
                 self.die.choice(readers).cancel()
+            case "X" if readers:
+                leaving = self.die.choice(readers)
+                leaving.judge()
+                await leaving.leave()
+            case "T" if self.ground.trim is not None:
+                wanted.put_nowait(self._trim)
+            case "K":
+                wanted.put_nowait(self._drop)
             case _:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0 if self.die.random() < 0.7 else 0.002)
 
+    # -- one thing after the other: what the log goes through -------------------------------
 
-@dataclass(frozen=True)
-class Resume:
-    """An id with which to go on, and where that is."""
+    async def _write(self) -> None:
+        while True:
+            change = await self._wanted.get()
+            await change()
+            self._wanted.task_done()
 
-    id: str
-    options: Options
-    beginning: Beginning
-    places: dict[str, Range]
-    untouched: set[str]
+    async def _publish(self, name: str | None = None) -> None:
+        name = self.die.choice(self.names) if name is None else name
+        line = self.lines[name]
+        line.begun += 1
+        ground = self.ground
+        publisher = self.die.choice([ground.broadcaster, ground.publisher or ground.broadcaster])
+        while line.done < line.begun:
+            try:
+                await publisher.publish(name, str(line.begun))
+            except BackendUnavailableError as error:  # over a connection that had been dropped
+                if not error.maybe_published:
+                    raise
+                page = await publisher.channel(name).page(limit=1)
+                if not page.items or int(page.items[-1].message) != line.begun:
+                    continue
+            line.done = line.begun
 
-    def place(self, name: str, now: int) -> Range:
-        """An id may leave out a channel of which nothing was handed on: that one begins anew."""
-        low, high = self.places[name]
-        if name not in self.untouched:
-            return low, high
-        anew = self.beginning(name, now)
-        return min(low, anew[0]), max(high, anew[1])
+    async def _trim(self) -> None:
+        assert self.ground.trim is not None
+        name = self.die.choice(self.names)
+        line = self.lines[name]
+        line.trimming = max(line.trimmed, line.done - self.die.choice([0, 1, 2, 4]))
+        if line.trimming > line.trimmed:
+            await self.ground.trim(name, line.trimmed, line.trimming - line.trimmed)
+        line.trimmed = line.trimming
 
-
-class Reader:
-    """One subscriber, what it asked for, and what it was handed."""
-
-    def __init__(self, world: World, stack: AsyncExitStack) -> None:
-        self.world = world
-        self.ledgers: dict[str, Ledger] = {}
-        self.subscriber: Subscriber[str] | None = None
-        self.ended = False
-        self._reading: asyncio.Task[None] | None = None
-        self._entering = asyncio.create_task(self._enter(stack))
-        self._last: Resume | None = None
-
-    async def _enter(self, stack: AsyncExitStack) -> None:
-        world, case, names = self.world, self.world.case, self.world.names
-        options, begin = self._choose()
-        earliest = {name: begin(name, world.backend.heard[name]) for name in names}
-        subscription = world.broadcaster.subscribe(
-            names, buffer_size=case.buffer_size, overflow=case.overflow, **options
-        )
-        subscriber = await stack.enter_async_context(subscription)
-        latest = {name: begin(name, world.published[name]) for name in names}
-        for name in names:
-            self.ledgers[name] = Ledger((earliest[name][0], latest[name][1]))
-        self.subscriber = subscriber
-
-    def _choose(self) -> tuple[Options, Beginning]:
-        """Options, and where in the log they begin as things stand."""
-        options, begin = self.options, self.beginning = self._choose_history()
-        known = [one.resumable() for one in self.world.readers if one is not self]
-        resumable = [resume for resume in known if resume is not None]
-        if not resumable or self.world.die.random() < 0.6:
-            return options, begin
-        resume = self.world.die.choice(resumable)
-        self.options, self.beginning = resume.options, resume.beginning
-        return {**resume.options, "after": resume.id}, resume.place
-
-    def _choose_history(self) -> tuple[Options, Beginning]:
-        world = self.world
-        count = world.die.choice([1, 2, 3, 5, 8])
-
-        def newest(name: str, _: int) -> Range:
-            start = max(world.floor(name), world.published[name] - count)
-            return start, start
-
-        def oldest(name: str, _: int) -> Range:
-            return world.floor(name), world.floor(name)
-
-        choices: list[tuple[Options, Beginning]] = [
-            ({}, lambda name, now: (now, now)),
-            ({"history": 0}, lambda name, now: (now, now)),
-            ({"history": "all"}, oldest),
-            ({"history": timedelta(days=1)}, oldest),
-            ({"history": count}, newest),
-        ]
-        return world.die.choice(choices)
-
-    def resumable(self) -> "Resume | None":
-        """The cursor, or the id of the last event, and where whoever resumes with it stands."""
-        if self.subscriber is None:
-            return None
-        if self._last is not None and self.world.die.random() < 0.5:
-            return self._last
-        id = self.subscriber.cursor
-        return self._resume(id) if id is not None else None
-
-    def _resume(self, id: str) -> "Resume":
-        places = {name: ledger.resumed for name, ledger in self.ledgers.items()}
-        untouched = {name for name, ledger in self.ledgers.items() if not ledger.items}
-        return Resume(id, self.options, self.beginning, places, untouched)
-
-    def begin_reading(self) -> None:
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-
-    def cancel(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-
-    async def _read(self) -> None:
-        assert self.subscriber is not None
-        try:
-            stream = cast(AsyncGenerator[Event[str] | Gap, None], self.subscriber.stream())
-            async with aclosing(stream):
-                item = await anext(stream, None)
-        except SlowSubscriberError:
-            self.ended = True
-            return
-        if isinstance(item, Gap):
-            self.ledgers[item.channel].hand(item)
-        elif item is not None:
-            self.ledgers[item.channel].hand(int(item.message))
-            assert item.id is not None
-            self._last = self._resume(item.id)
-
-    async def finish(self) -> None:
-        """Read on until nothing comes, and see that nothing is missing."""
-        await self._entering
-        while not self.ended:
-            self.begin_reading()
-            assert self._reading is not None
-            done, _ = await asyncio.wait([self._reading], timeout=10)
-            if not done:
-                self._reading.cancel()
-                break
-            if not self._reading.cancelled():
-                self._reading.result()
-        for name, ledger in self.ledgers.items():
-            if not self.ended:
-                ledger.end(self.world.published[name])
+    async def _drop(self) -> None:
+        """The listener must have its messages before it can notice."""
+        lag, broadcaster = self.ground.lag, self.ground.broadcaster
+        lag.let_go()
+        before = broadcaster.health().reconnects
+        await self.ground.drop()
+        await until(lambda: broadcaster.health().reconnects > before)
+        await back(broadcaster)
+        if not self._is_ending:
+            lag.hold()

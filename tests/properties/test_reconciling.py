@@ -125,9 +125,9 @@ class World:
         self.reconciler.watch(self.hub)
         self.users: list[asyncio.Task[None]] = []
 
-    def _changed(self) -> None:
+    def _changed(self, entry: Entry) -> None:
         self.changes += 1
-        self.reconciler.wanted_changed()
+        self.reconciler.wanted_changed(entry)
 
     async def user(self) -> None:
         names = self.die.sample(self.case.targets, self.die.randint(1, 3))
@@ -157,7 +157,10 @@ class World:
         for step in self.case.steps:
             await self._step(step)
         users = asyncio.gather(*self.users, return_exceptions=True)
-        outcomes = await asyncio.wait_for(users, 60)
+        try:
+            outcomes = await asyncio.wait_for(users, 60)
+        except TimeoutError:
+            raise AssertionError("somebody waits for ever") from None
         failures = [one for one in outcomes if isinstance(one, Exception)]
         assert not failures, failures
         await asyncio.sleep(10)
@@ -231,13 +234,22 @@ class Forgetful(Reconciler):
             kind.stale.clear()
 
 
+class Inattentive(Reconciler):
+    """Wrong: after a loss it looks only at what changes from then on."""
+
+    def lost(self) -> None:
+        super().lost()
+        for kind in self._kinds:
+            kind.changed.clear()
+
+
 PLAIN = CASES.map(lambda case: Case(case.steps, case.seed, ("c0", "c1", "c2")))
 
 
 @pytest.mark.parametrize(
     ("hub", "reconciler"),
-    [(NotRenewing, Reconciler), (Hub, AnyGeneration), (Hub, Forgetful)],
-    ids=["futures not renewed", "no generation check", "losses forgotten"],
+    [(NotRenewing, Reconciler), (Hub, AnyGeneration), (Hub, Forgetful), (Hub, Inattentive)],
+    ids=["futures not renewed", "no generation check", "losses forgotten", "not looked again"],
 )
 def test_the_property_finds_wrong_variants(hub: type[Hub], reconciler: type[Reconciler]) -> None:
     fails(lambda case: play(case, hub, reconciler), PLAIN)

@@ -4,19 +4,27 @@ from typing import Any
 
 import pytest
 
-from fastapi_broadcaster import Gap, _engine
+from fastapi_broadcaster import Gap, HistoryBackend, _engine
 from fastapi_broadcaster._buffer import OVERFLOWS, Overflow
 from fastapi_broadcaster.history import Replay
-from tests.properties.replay_world import Case, World, cases
+from tests.brokers import MemoryBroker
+from tests.properties.lag import Lag
+from tests.properties.replay_world import Case, Ground, World, cases
 from tests.properties.trial import fails, holds
 from tests.properties.virtual_time import run
 
 
-def check(case: Case) -> None:
-    async def main() -> None:
-        await World(case).play()
+async def play(case: Case) -> None:
+    broker = MemoryBroker()
+    broadcaster = broker.broadcaster(log_size=case.kept, linger=0.01)
+    assert isinstance(broadcaster.backend, HistoryBackend)
+    lag = Lag(broadcaster.backend, pause=0)
+    async with broadcaster:
+        await World(case, Ground(broadcaster, lag, broker.drop_clients, ring=case.kept)).play()
 
-    run(main())
+
+def check(case: Case) -> None:
+    run(play(case))
 
 
 def test_what_is_read_is_the_log_or_a_gap_stands_where_it_differs() -> None:
@@ -32,13 +40,13 @@ class LiveTooLate(Replay):
     """Wrong: reads until a short page, and only then goes live."""
 
     async def _run(self, read: Any) -> None:
-        begin_round = self._subscriber.begin_round
+        begin_round = self._inbox.begin_round
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self._subscriber, "begin_round", lambda: None)
+            patch.setattr(self._inbox, "begin_round", lambda: None)
             found = [await read(name) for name in self._names]
         begin_round()
         items = [item for page, _ in found for item in page]
-        self._subscriber.end_round(items, more=any(more for _, more in found))
+        self._inbox.end_round(items, more=any(more for _, more in found))
 
 
 class TellingTooMuch(Replay):
@@ -46,14 +54,14 @@ class TellingTooMuch(Replay):
 
     async def round(self) -> None:
         await super().round()
-        self._subscriber._page.appendleft(Gap(self._names[0], "slow"))
+        self._inbox.page.appendleft(Gap(self._names[0], "slow"))
 
 
 class CountingTwice(Replay):
     """Wrong: counts as missing what fell out of the buffer, though the log gave it."""
 
     async def _run(self, read: Any) -> None:
-        self._subscriber._replayed = dict
+        self._inbox._replayed = dict
         await super()._run(read)
 
 

@@ -95,7 +95,7 @@ async def test_a_message_larger_than_the_server_takes() -> None:
     error = outcomes.pop(2)
     assert isinstance(error, MessageTooLargeError)
     assert isinstance(error, BackendError)
-    assert "at most 2000 bytes, not 3000" in str(error)
+    assert "at most 2,000 bytes, not 3,000" in str(error)
     assert all(isinstance(outcome, Receipt) for outcome in outcomes)
 
 

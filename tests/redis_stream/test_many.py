@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -98,14 +97,6 @@ async def test_2_000_channels(own: RedisStreamBroker) -> None:
         heard = await asyncio.gather(*(take(subscriber, 1) for subscriber in subscribers))
         assert heard == [[name] for name in names]
         assert sum(subscriber.gaps for subscriber in subscribers) == 0
-
-        delays = []
-        for at in random.Random(7).sample(range(2_000), 200):
-            begun = time.perf_counter()
-            await broadcaster.publish(names[at], "probe")
-            assert await take(subscribers[at], 1) == ["probe"]
-            delays.append(time.perf_counter() - begun)
-        assert statistics.median(delays) < 0.06
 
         for subscription in entered[1:]:
             await subscription.__aexit__(None, None, None)  # type: ignore[attr-defined]

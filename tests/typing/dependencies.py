@@ -80,5 +80,6 @@ def a_handler(room: Annotated[Channel[ChatMessage], Depends(channel(rooms))]) ->
 
 
 assert_type(channel_router(rooms, "/{room}", publish=False, name="rooms"), APIRouter)
+assert_type(channel_router(rooms, "/a/{room}", page=True, latest=True, envelope=True), APIRouter)
 app.include_router(router)
 app.dependency_overrides[get_broadcaster] = lambda: second

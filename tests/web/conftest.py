@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -28,11 +29,29 @@ def board(request: pytest.FixtureRequest) -> Iterator[WebServer]:
 
 
 @pytest.fixture(scope="session")
+def rooms() -> Iterator[WebServer]:
+    """Generated routes on memory, whose log keeps 120 messages of each channel."""
+    environment = {"BROADCASTER_URL": "memory://?history=120"}
+    with WebServer("rooms:app", environment=environment) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def redis_board(redis_server: Redis) -> Iterator[WebServer]:
     """The board on Redis, with short time-outs."""
     environment = {"BROADCASTER_URL": redis_server.url, "BROKER_TIMEOUT": "0.5"}
     with WebServer("board:app", environment=environment) as server:
         yield server
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Sockets enough for this process, and for the servers that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4_096 if hard == resource.RLIM_INFINITY else min(4_096, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

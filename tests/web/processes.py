@@ -1,4 +1,4 @@
-"""Uvicorn processes that serve an app of tests/apps, or any directory, on loopback."""
+"""Servers that serve an app of tests/apps, or any directory, on loopback."""
 
 from __future__ import annotations
 
@@ -17,15 +17,26 @@ from typing import Self
 from servers import free_port
 
 APPS = Path(__file__).resolve().parents[1] / "apps"
+COMMANDS = {
+    "uvicorn": "uvicorn {app} --host 127.0.0.1 --port {port} --ws websockets-sansio",
+    "granian": "granian {app} --interface asgi --host 127.0.0.1 --port {port}",
+    "hypercorn": "hypercorn {app} --bind 127.0.0.1:{port}",
+}
+STARTED = {  # what each worker logs
+    "uvicorn": "Application startup complete",
+    "granian": "Started worker-",
+    "hypercorn": "Running on",
+}
 
 
 class WebServer:
-    """`python -m uvicorn APP` in a session of its own; a context manager that leaves nothing."""
+    """A server with an app, in a session of its own; a context manager that leaves nothing."""
 
     def __init__(
         self,
         app: str,
         *,
+        server: str = "uvicorn",
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         directory: Path = APPS,
@@ -34,14 +45,12 @@ class WebServer:
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
         self.ws_url = f"ws://{self.host}"
-        self._command = [
-            *(sys.executable, "-m", "uvicorn", app, "--app-dir", str(directory)),
-            *("--host", "127.0.0.1", "--port", str(self.port), "--ws", "websockets-sansio"),
-            *arguments,
-        ]
+        command = COMMANDS[server].format(app=app, port=self.port)
+        self._command = [sys.executable, "-m", *command.split(), *arguments]
+        self._started = STARTED[server]
         self._directory = directory
         self._environment = {**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"}
-        self._log = tempfile.NamedTemporaryFile(prefix="uvicorn-", suffix=".log")  # noqa: SIM115
+        self._log = tempfile.NamedTemporaryFile(prefix=f"{server}-", suffix=".log")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,11 +88,15 @@ class WebServer:
         self.kill()
         self._log.close()
 
+    def started(self) -> int:
+        """How many workers have started so far."""
+        return self.log.count(self._started)
+
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + 60
         while not self._answers():
-            assert self.process.poll() is None, f"uvicorn ended\n{self.log}"
-            assert time.monotonic() < deadline, f"uvicorn does not answer\n{self.log}"
+            assert self.process.poll() is None, f"the server ended\n{self.log}"
+            assert time.monotonic() < deadline, f"the server does not answer\n{self.log}"
             time.sleep(0.02)
 
     def _answers(self) -> bool:
@@ -95,14 +108,14 @@ class WebServer:
         except OSError:
             return False
 
-    def terminate(self, *, within: float = 30.0) -> float:
-        """Send SIGTERM and return after how many seconds the process had gone."""
+    def terminate(self, *, number: int = signal.SIGTERM, within: float = 30.0) -> float:
+        """Send SIGTERM, and return after how many seconds the process had gone."""
         begun = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(number)
         try:
             self.process.wait(within)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still there {within} s after SIGTERM\n{self.log}") from None
+            raise AssertionError(f"still there {within} s after the signal\n{self.log}") from None
         return time.monotonic() - begun
 
     def kill(self) -> None:

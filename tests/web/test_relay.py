@@ -79,6 +79,8 @@ async def test_on_message_gets_what_its_annotation_says(board: WebServer, name: 
 
 async def test_envelopes(board: WebServer, name: str) -> None:
     async with connect(f"{board.ws_url}/notes/{name}/envelope") as peer:
+        [ready] = await receive_json(peer)
+        assert (set(ready), ready["type"]) == ({"type", "id"}, "ready")
         await peer.send('{"text": "hello"}')
         [item] = await receive_json(peer)
         assert set(item) == {"type", "channel", "id", "message"}
@@ -90,6 +92,7 @@ async def test_envelopes(board: WebServer, name: str) -> None:
         assert (error["type"], error["error"]) == ("error", "SerializationError")
         ids = [(await post(f"{board.url}/notes/{name}", {"text": t})).json()["id"] for t in "abc"]
     async with connect(f"{board.ws_url}/notes/{name}/envelope?last_event_id={item['id']}") as peer:
+        assert await receive_json(peer) == [{"type": "ready", "id": item["id"]}]
         got: list[Any] = []
         while len(got) < 3:
             got += await receive_json(peer)
@@ -98,7 +101,9 @@ async def test_envelopes(board: WebServer, name: str) -> None:
 
 async def test_a_gap_stands_in_the_envelope(board: WebServer, name: str) -> None:
     async with connect(f"{board.ws_url}/notes/{name}/envelope?last_event_id=x") as peer:
+        assert await receive_json(peer) == [{"type": "ready", "id": None}]
         [gap] = await receive_json(peer)
+        assert isinstance(gap.pop("id"), str)  # which leads on
         assert gap == {
             "type": "gap",
             "channel": f"notes.{name}",

@@ -63,10 +63,10 @@ def test_openapi_lists_every_route_once(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     operations = [one for item in document["paths"].values() for one in item.values()]
     ids = [one["operationId"] for one in operations]
-    assert len(ids) == 2 * len(TEMPLATES)
+    assert len(ids) == 3 * len(TEMPLATES)
     assert len(set(ids)) == len(ids)
     assert set(document["paths"]) == {
-        path + suffix for _, path in TEMPLATES for suffix in ("", "/events")
+        path + suffix for _, path in TEMPLATES for suffix in ("", "/events", "/history")
     }
     assert all(one.get("summary") for one in operations)
 
@@ -141,11 +141,13 @@ def test_what_goes_in_comes_out(client: TestClient, url: str, body: Any, echo: A
 @pytest.mark.parametrize(
     ("flags", "routes"),
     [
-        ({}, {"POST /r", "GET /r/events", "WS /r/ws"}),
-        ({"publish": False}, {"GET /r/events", "WS /r/ws"}),
-        ({"stream": False}, {"POST /r", "WS /r/ws"}),
-        ({"websocket": False}, {"POST /r", "GET /r/events"}),
-        ({"publish": False, "stream": False, "websocket": False}, set()),
+        ({}, {"POST /r", "GET /r/events", "GET /r/history", "WS /r/ws"}),
+        ({"publish": False}, {"GET /r/events", "GET /r/history", "WS /r/ws"}),
+        ({"stream": False}, {"POST /r", "GET /r/history", "WS /r/ws"}),
+        ({"websocket": False}, {"POST /r", "GET /r/events", "GET /r/history"}),
+        ({"page": False}, {"POST /r", "GET /r/events", "WS /r/ws"}),
+        ({"page": True}, {"POST /r", "GET /r/events", "GET /r/history", "WS /r/ws"}),
+        ({"publish": False, "stream": False, "websocket": False, "page": False}, set()),
     ],
 )
 def test_flags(flags: dict[str, Any], routes: set[str]) -> None:
@@ -163,6 +165,7 @@ def test_names_carry_the_template_or_are_given() -> None:
     app.include_router(channel_router(texts, "/u/{room}", name="other"))
     assert app.url_path_for("texts_room_publish", room="a") == "/t/a"
     assert app.url_path_for("texts_room_events", room="a") == "/t/a/events"
+    assert app.url_path_for("texts_room_history", room="a") == "/t/a/history"
     assert app.url_path_for("texts_room_ws", room="a") == "/t/a/ws"
     assert app.url_path_for("other_publish", room="a") == "/u/a"
 
@@ -188,6 +191,26 @@ def wants(role: str) -> Any:
             raise HTTPException(403)
 
     return Depends(check)
+
+
+def test_a_socket_lets_friends_in() -> None:
+    texts = ChannelTemplate("texts.{room}", str)
+    friends = ["https://friend.example"]
+    broadcaster = Broadcaster("memory://")
+    app = FastAPI(lifespan=broadcaster.lifespan)
+    app.include_router(channel_router(texts, "/texts/{room}", allowed_origins=friends))
+    with TestClient(app) as client:
+        url = "/texts/1/ws"
+        with client.websocket_connect(url, headers={"Origin": friends[0]}) as peer:
+            peer.send_text("hello")
+            assert peer.receive_text() == "hello"
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect(url, headers={"Origin": "https://evil.example"}),
+        ):
+            pass
+    with pytest.raises(TypeError, match="allowed_origins"):
+        channel_router(texts, "/texts/{room}", allowed_origins=friends[0])
 
 
 def test_dependencies() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
@@ -52,7 +53,15 @@ def add_route(app: FastAPI | APIRouter, declared: Any, dependency: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"history": 5}, {"history": "all"}, {"latest": True}, {"overflow": "catch_up"}]
+    "options",
+    [
+        {"history": 5},
+        {"history": "all"},
+        {"history": timedelta(hours=1)},
+        {"latest": True},
+        {"after": "1-1"},
+        {"overflow": "catch_up"},
+    ],
 )
 @pytest.mark.parametrize("where", ["app", "router", "mounted", "nested"])
 def test_history_without_a_log(options: dict[str, Any], where: str) -> None:

@@ -1,10 +1,11 @@
 // The page of one room: EventSource to listen, fetch to say.
 
-import { addMessage, addNote, hue, markOwn } from "./log.js";
+import { addMessage, addNote, addOlder, hue, markOwn, messages } from "./log.js";
 
 const $ = (id) => document.getElementById(id);
 const room = decodeURIComponent(location.pathname.split("/").pop());
 const here = encodeURIComponent(room); // relative: the app may live below a prefix
+const HISTORY = 50; // messages that a stream begins with, if there are so many
 const NOT_IN_NAMES = /[\s.:/*?[\]\p{Cc}]+/gu;
 
 // -- listen ------------------------------------------------------------------------------------
@@ -29,7 +30,7 @@ function listen() {
   };
   source.onmessage = (event) => {
     resume = event.lastEventId;
-    addMessage(JSON.parse(event.data), name);
+    addMessage({ id: event.lastEventId, ...JSON.parse(event.data) }, name);
     if (document.hidden) setTitle(unread + 1);
   };
   source.addEventListener("gap", (event) => {
@@ -49,6 +50,20 @@ function listenAgain() {
   if (resume === "") addNote(GAPS.reconnected, "gap");
   listen();
 }
+
+// What was said before the newest ones, which a stream begins with.
+async function lookBack() {
+  $("older").disabled = true;
+  const before = encodeURIComponent(messages()[0].dataset.id);
+  const answer = await fetch(`${here}/history?before=${before}`).catch(() => null);
+  $("older").disabled = false;
+  if (!answer || answer.status === 503) return; // later, perhaps
+  const page = answer.ok ? await answer.json() : { items: [], previous: null };
+  addOlder(page.items.map(({ id, message }) => ({ id, ...message })), name);
+  $("older").hidden = page.previous === null;
+}
+
+$("older").addEventListener("click", lookBack);
 
 function show(state, text) {
   if ($("state").dataset.state === state && $("state").textContent === text) return;
@@ -208,7 +223,10 @@ else $("name").value = read("local", "name") ?? "";
 if (room.search(NOT_IN_NAMES) === -1) {
   listRooms();
   listen();
-  setTimeout(() => ($("log").ariaLive = "polite"), 1500); // the history is not read aloud
+  setTimeout(() => {
+    $("log").ariaLive = "polite"; // the history is not read aloud
+    $("older").hidden = messages().length < HISTORY;
+  }, 1500);
 } else {
   show("closed", "No such room");
   $("empty").textContent = "A room's name has no spaces and none of . : / * ? [ ]";

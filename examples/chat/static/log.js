@@ -6,17 +6,40 @@ const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" }
 const date = new Intl.DateTimeFormat([], { weekday: "long", day: "numeric", month: "long" });
 
 const log = document.getElementById("log");
+const empty = document.getElementById("empty"); // the lines are behind it
 const newer = document.getElementById("newer");
-let last = null; // the message drawn last: { user, at, line }
-let day = "";
+const newest = {}; // what the next message follows: { user, when, acts, day }
 let pinned = true; // the reader is at the bottom, and wants to stay there
 
-export function addMessage({ user, text, at }, name) {
+export function addMessage(message, name) {
+  for (const line of draw(message, name, newest)) append(line, message.user === name);
+}
+
+// What was said earlier, above everything else; the reader stays where they are.
+export function addOlder(page, name) {
+  const place = { day: "" };
+  const lines = page.flatMap((message) => draw(message, name, place));
+  const heading = empty.nextElementSibling;
+  const below = log.scrollHeight - log.scrollTop;
+  if (heading?.dataset.day === place.day) heading.remove();
+  empty.after(...lines);
+  log.scrollTop = log.scrollHeight - below;
+}
+
+export function messages() {
+  return log.querySelectorAll(".message");
+}
+
+// The lines of a message, behind what stands at `place` and becomes this message.
+function draw({ id, user, text, at }, name, place) {
   const when = new Date(at);
-  addDay(when);
   const line = copy("message");
   const acts = text.startsWith("/me ");
-  const follows = last?.user === user && !last.acts && !acts && when - last.when < TOGETHER;
+  const day = date.format(when);
+  const heading = day === place.day ? [] : [dayNote(day)];
+  const follows =
+    !heading.length && place.user === user && !place.acts && !acts && when - place.when < TOGETHER;
+  line.dataset.id = id;
   line.dataset.user = user;
   line.classList.toggle("acts", acts);
   line.classList.toggle("follows", follows);
@@ -29,21 +52,25 @@ export function addMessage({ user, text, at }, name) {
   time.textContent = clock.format(when);
   time.title = when.toLocaleString();
   mark(line, name);
-  last = { user, when, acts };
-  append(line, user === name);
+  Object.assign(place, { user, when, acts, day });
+  return [...heading, line];
 }
 
 export function addNote(text, kind) {
+  newest.user = null;
+  append(note(text, kind), false);
+}
+
+function note(text, kind) {
   const line = copy("note");
   line.classList.add(kind);
   line.querySelector("span").textContent = text;
-  last = null;
-  append(line, false);
+  return line;
 }
 
 // Mark what the reader has said; again after a change of name.
 export function markOwn(name) {
-  for (const line of log.querySelectorAll(".message")) mark(line, name);
+  for (const line of messages()) mark(line, name);
 }
 
 export function hue(user) {
@@ -56,11 +83,10 @@ function mark(line, name) {
   line.classList.toggle("own", line.dataset.user === name);
 }
 
-function addDay(when) {
-  const text = date.format(when);
-  if (text === day) return;
-  day = text;
-  addNote(text === date.format(new Date()) ? "Today" : text, "day");
+function dayNote(day) {
+  const line = note(day === date.format(new Date()) ? "Today" : day, "day");
+  line.dataset.day = day;
+  return line;
 }
 
 function copy(id) {
@@ -68,9 +94,9 @@ function copy(id) {
 }
 
 function append(line, own) {
-  document.getElementById("empty").hidden = true;
+  empty.hidden = true;
   log.append(line);
-  while (log.childElementCount > KEEP) log.firstElementChild.remove();
+  while (log.childElementCount > KEEP) empty.nextElementSibling.remove();
   if (pinned || own) toBottom();
   else if (line.classList.contains("message")) newer.hidden = false;
 }

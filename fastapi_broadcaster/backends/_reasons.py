@@ -1,0 +1,25 @@
+"""Why a broker could not be reached, in words."""
+
+import os
+import re
+import ssl
+from collections.abc import Iterator
+
+
+def reason(error: BaseException) -> str:
+    """The system's own words where it has a number for it, else those of the driver or server."""
+    for cause in _chain(error):
+        if isinstance(cause, ssl.SSLError):
+            return str(cause)
+    for cause in _chain(error):
+        found = re.search(r"\[Errno (-?\d+)\] (.+)", str(cause))
+        if found is not None and isinstance(cause, OSError):
+            code = int(found[1])
+            return os.strerror(code) if code > 0 else found[2]  # below 0: no such host
+    return str(error) or type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

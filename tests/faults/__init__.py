@@ -1,0 +1,1 @@
+"""Faults while publishers and subscribers run without a pause."""

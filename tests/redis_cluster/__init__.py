@@ -1,0 +1,1 @@
+"""What only `redis://...?cluster=true` must show, on a real Redis Cluster."""
