@@ -200,6 +200,8 @@ class Listening:
         if self._readers and not self._due:
             self._standing.epoch = self._epoch
             self._standing.heard = min(reader.heard for reader in self._readers)
+        for task in self._readers.values():
+            task.cancel()  # all of them, also when this is cancelled
         readers = list(self._readers)
         wakes = [reader.wake.key for reader in readers]
         connection = self._questions.connection
