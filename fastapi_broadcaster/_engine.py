@@ -12,6 +12,7 @@ from fastapi_broadcaster import _names
 from fastapi_broadcaster._capabilities import check_options
 from fastapi_broadcaster._hooks import Hooks
 from fastapi_broadcaster._hub import Entry, Hub
+from fastapi_broadcaster._ids import Ids
 from fastapi_broadcaster._listener import Backoff, Listener
 from fastapi_broadcaster._options import Options
 from fastapi_broadcaster._publisher import Publishers
@@ -59,7 +60,7 @@ class Engine:
         self.stalled = 0
         self.hub = Hub(
             linger=settings.linger,
-            format=backend.format if isinstance(backend, HistoryBackend) else None,
+            format=Ids(backend).format if isinstance(backend, HistoryBackend) else None,
             tags_patterns=isinstance(backend, PatternBackend) and backend.tags_patterns,
             wanted_changed=lambda entry: self.listener.reconciler.wanted_changed(entry),
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fastapi_broadcaster import _patterns
 from fastapi_broadcaster._inbox import Inbox
 from fastapi_broadcaster._targets import Target
-from fastapi_broadcaster.deliveries import Delivery
+from fastapi_broadcaster.deliveries import Delivery, Format
 from fastapi_broadcaster.messages import Cursor, Gap, Message, behind
 from fastapi_broadcaster.subscribers import Subscriber
 
@@ -51,7 +51,7 @@ class Hub:
         self,
         *,
         linger: float,
-        format: Callable[[Cursor], str] | None,
+        format: Format | None,
         tags_patterns: bool,
         wanted_changed: Callable[[Entry], None],
     ) -> None:

@@ -10,7 +10,7 @@ import orjson
 from typing_extensions import TypeVar
 
 from fastapi_broadcaster import _patterns
-from fastapi_broadcaster.deliveries import Delivery
+from fastapi_broadcaster.deliveries import Delivery, Format
 from fastapi_broadcaster.exceptions import HistoryLostError
 from fastapi_broadcaster.messages import Cursor, Message, behind
 from fastapi_broadcaster.serializers import TEXT, Codec
@@ -58,7 +58,7 @@ class Targets:
 
     __slots__ = ("_format", "_only", "_targets", "composite", "cursors", "pending", "version")
 
-    def __init__(self, targets: Iterable[Target], format: Callable[[Cursor], str] | None) -> None:
+    def __init__(self, targets: Iterable[Target], format: Format | None) -> None:
         self.cursors: dict[str, Cursor] = {}
         self.pending: set[str] = set()  # whose history waits, and nothing of it was handed on
         self.version = 0  # how often they have changed
@@ -147,11 +147,12 @@ class Targets:
         if format is None or not told:
             return None
         if self._only is not None:
-            return format(told[self._only.name])
-        ids = {channel: format(cursor) for channel, cursor in told.items()}
+            name = self._only.name
+            return format(name, told[name])
+        ids = {channel: format(channel, cursor) for channel, cursor in told.items()}
         return _COMPOSITE + base64.urlsafe_b64encode(orjson.dumps(ids)).decode().rstrip("=")
 
-    def parse(self, id: str, parse: Callable[[str], Cursor]) -> dict[str, Cursor]:
+    def parse(self, id: str, parse: Callable[[str, str], Cursor]) -> dict[str, Cursor]:
         """The cursors that an id stands for, by channel.
 
         Raises `HistoryLostError("reset")` for an id that is not of these channels.
@@ -160,11 +161,11 @@ class Targets:
         if not id.startswith(_COMPOSITE):
             if self._only is None:
                 raise HistoryLostError("reset", kept={})
-            return {self._only.name: parse(id)}
+            return {self._only.name: parse(self._only.name, id)}
         packed = id.removeprefix(_COMPOSITE)
         try:
             ids = orjson.loads(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
-            found = {name: parse(ids[name]) for name in names if name in ids}
+            found = {name: parse(name, ids[name]) for name in names if name in ids}
         except (binascii.Error, ValueError, TypeError) as error:
             raise HistoryLostError("reset", kept={}) from error
         if not found:

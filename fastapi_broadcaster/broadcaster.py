@@ -263,10 +263,9 @@ class Broadcaster:
         if connection is not None:
             return await publish_in(self.backend, connection, message)
         position = await engine.publishers.of(channel).publish(message)
-        id = None
-        if position is not None and isinstance(self.backend, HistoryBackend):
-            id = self.backend.format(dict([position]))
-        return Receipt(channel=channel, id=id)
+        if position is None or engine.log is None:
+            return Receipt(channel=channel)
+        return Receipt(channel=channel, id=engine.log.format(channel, dict([position])))
 
     async def page_of(
         self, channel: Channel[T], *, limit: int, before: str | None, after: str | None

@@ -14,6 +14,8 @@ from fastapi_broadcaster.serializers import Codec
 
 T = TypeVar("T")
 F = TypeVar("F")
+Format = Callable[[str, Cursor], str]
+"""Makes the id of a channel's cursor."""
 logger = logging.getLogger("fastapi_broadcaster")
 
 
@@ -35,9 +37,7 @@ class Delivery:
 
     __slots__ = ("_codec", "_format", "_others", "_view", "cursor", "message")
 
-    def __init__(
-        self, message: Message, cursor: Cursor, format: Callable[[Cursor], str] | None
-    ) -> None:
+    def __init__(self, message: Message, cursor: Cursor, format: Format | None) -> None:
         self.message = message
         self.cursor = cursor
         self._format = format
@@ -73,7 +73,9 @@ class Delivery:
         except SerializationError as error:
             _complaints.log(message.channel, error)
             return error
-        id = self._format(self.cursor) if self._format is not None and self.cursor else None
+        id = None
+        if self._format is not None and self.cursor:
+            id = self._format(message.channel, self.cursor)
         moment = message.time
         at = None if moment is None else datetime.fromtimestamp(moment, UTC)
         return View(Event(message.channel, value, id, at, params), {})

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypeVar
 
 from fastapi_broadcaster._buffer import Lost
+from fastapi_broadcaster._ids import Ids
 from fastapi_broadcaster._inbox import Inbox
 from fastapi_broadcaster.backends.base import HistoryBackend
 from fastapi_broadcaster.deliveries import Delivery, View
@@ -50,8 +51,9 @@ class Log:
         self._backend = backend
         self._slots = asyncio.Semaphore(_READS)
         self.wait_open = wait_open
-        self.format = backend.format
-        self.parse = backend.parse
+        ids = Ids(backend)
+        self.format = ids.format
+        self.parse = ids.parse
 
     async def read(
         self,
@@ -72,7 +74,7 @@ class Log:
         for message in messages:
             assert message.position is not None
             cursor = message.cursor or behind(message.position, cursor)
-            deliveries.append(Delivery(message, cursor, self._backend.format))
+            deliveries.append(Delivery(message, cursor, self.format))
         return deliveries
 
     async def page(
@@ -84,7 +86,7 @@ class Log:
         if before is not None and after is not None:
             raise ValueError("give before= or after=, not both")
         place = before if before is not None else after
-        cursor = self.parse(place) if place is not None else None
+        cursor = self.parse(channel, place) if place is not None else None
         found = await self.read(
             channel,
             after=cursor if after is not None else None,
@@ -97,8 +99,8 @@ class Log:
         events = [view.event for one in chosen if isinstance(view := one.view(codec), View)]
         return Page[T](
             items=events,
-            previous=self.format(chosen[0].cursor) if chosen and older else None,
-            next=self.format(chosen[-1].cursor) if chosen and newer else None,
+            previous=self.format(channel, chosen[0].cursor) if chosen and older else None,
+            next=self.format(channel, chosen[-1].cursor) if chosen and newer else None,
         )
 
 

@@ -11,9 +11,9 @@ from fastapi_broadcaster._buffer import Item, Overflow
 from fastapi_broadcaster._inbox import Inbox
 from fastapi_broadcaster._options import OnInvalid, Options
 from fastapi_broadcaster._targets import Source, Target, Targets, target_of
-from fastapi_broadcaster.deliveries import View
+from fastapi_broadcaster.deliveries import Format, View
 from fastapi_broadcaster.exceptions import SerializationError, Unsubscribed
-from fastapi_broadcaster.messages import Cursor, Event, Gap, History
+from fastapi_broadcaster.messages import Event, Gap, History
 
 T = TypeVar("T", default=str)
 
@@ -44,7 +44,7 @@ class Subscriber(Generic[T]):
         overflow: Overflow,
         membership: Membership | None = None,
         on_invalid: OnInvalid = "skip",
-        format: Callable[[Cursor], str] | None = None,
+        format: Format | None = None,
         inline_sends: bool = True,
     ) -> None:
         self.targets = Targets(targets, format)

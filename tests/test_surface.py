@@ -23,9 +23,9 @@ EXPORTED = """
 """
 ORDER = """
     exceptions messages serializers deliveries _patterns _targets _buffer _inbox _options
-    subscribers backends history health _names _capabilities channels _hub _publisher _reconciler
-    _listener _hooks _engine _signals _lifespan _portal broadcaster dependencies _startup readiness
-    streams _hang_up sse websockets routers __init__
+    subscribers backends _ids history health _names _capabilities channels _hub _publisher
+    _reconciler _listener _hooks _engine _signals _lifespan _portal broadcaster dependencies
+    _startup readiness streams _hang_up sse websockets routers __init__
 """
 RANKS = {name: rank for rank, name in enumerate(ORDER.split())}
 WEB = {

@@ -78,6 +78,9 @@ class Backend(ABC):
 class HistoryBackend(Backend):
     """A backend that keeps a log of each channel."""
 
+    own_positions: bool = False
+    """Whether each channel counts for itself, so that an id of another would be a place in it."""
+
     @abstractmethod
     async def history(
         self,

@@ -64,7 +64,7 @@ def from_url(url: str) -> "KafkaBackend":
 
 
 class KafkaBackend(HistoryBackend, PatternBackend):
-    """Keeps what Kafka's own retention keeps; ids are `partition:offset`.
+    """Keeps what Kafka's own retention keeps; ids tell `partition:offset`.
 
     `servers` is `host:port` of one or several brokers, with commas between. A topic that is
     missing is made with one partition (the one of `topic` with `partitions`), the broker's own
@@ -122,6 +122,7 @@ class KafkaBackend(HistoryBackend, PatternBackend):
         config = {**_TOPIC_CONFIG, **(topic_config or {})}
         self._server = Server(_hosts(servers), security, timeout=timeout, topic_config=config)
         self._naming = Naming(topic)
+        self.own_positions = topic is None
         self._scan = scan
         self._partitions = partitions if topic is not None else 1
         self._standing = Standing(self._naming)

@@ -50,6 +50,8 @@ class RabbitMQStreamBackend(HistoryBackend):
     than before.
     """
 
+    own_positions = True
+
     def __init__(
         self,
         url: str,

@@ -70,6 +70,8 @@ class RedisStreamBackend(HistoryBackend):
     that is made anew before the next look at it.
     """
 
+    own_positions = True
+
     def __init__(
         self,
         *,

@@ -7,7 +7,7 @@ from itertools import groupby
 import orjson
 import pytest
 
-from fastapi_broadcaster import Broadcaster, Gap
+from fastapi_broadcaster import Broadcaster, Gap, HistoryLostError
 from tests.backends import BackendCase, rows
 from tests.brokers import Broker
 from tests.conformance import processes
@@ -134,6 +134,24 @@ async def test_an_id_of_another_backend(
         async with broadcaster.subscribe(name, after=id, history=2) as subscriber:
             found[source] = await take_items(subscriber, 1)
     assert found == {source: [Gap(name, "reset")] for source in IDS}
+
+
+@rows(lambda case: case.log)
+async def test_an_id_of_another_channel_skips_nothing(broadcaster: Broadcaster, name: str) -> None:
+    """Also where each channel counts from zero, and the id would be a place in both."""
+    other, ten = f"{name}.other", [str(number) for number in range(10)]
+    await publish_all(broadcaster, other, ten[:5])
+    await publish_all(broadcaster, name, ten)
+    page = await broadcaster.channel(other).page(limit=1)
+    async with broadcaster.subscribe(name, after=page.items[0].id) as subscriber:
+        await broadcaster.publish(name, "end")
+        found = await take_until(subscriber, "end")
+    assert found == ten or found[0] == Gap(name, "reset")
+    if found == ten:  # so the id is a place in this channel too
+        assert (await broadcaster.channel(name).page(after=page.items[0].id)).items
+    else:
+        with pytest.raises(HistoryLostError):
+            await broadcaster.channel(name).page(after=page.items[0].id)
 
 
 @rows(lambda case: case.log)

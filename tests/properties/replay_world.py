@@ -32,16 +32,14 @@ class Case:
 STEPS = "SSPPPPPPPPBBDDDDDDLLRRRRRRRRRRCCXTKYYYYYYYY"
 
 
-def cases(
-    *overflows: Overflow, longest: int | None = None, steps: str = STEPS
-) -> st.SearchStrategy[Case]:
-    """With `longest` there are at most so many steps, each as frequent as in `steps`."""
+def cases(*overflows: Overflow, longest: int | None = None) -> st.SearchStrategy[Case]:
+    """With `longest` there are at most so many steps, each as frequent as in `STEPS`."""
     long = st.integers(0, 2**32).map(
-        lambda seed: "".join(random.Random(seed).choices(steps, k=seed % (longest or 200)))
+        lambda seed: "".join(random.Random(seed).choices(STEPS, k=seed % (longest or 200)))
     )
     return st.builds(
         Case,
-        steps=st.one_of(st.text(steps, max_size=60), long) if longest is None else long,
+        steps=st.one_of(st.text(STEPS, max_size=60), long) if longest is None else long,
         seed=st.integers(0, 2**32),
         channels=st.sampled_from([1, 2]),
         kept=st.sampled_from([1, 2, 4, 8, 100]),

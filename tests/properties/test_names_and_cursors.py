@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from redis import Redis as RedisClient
 
 from fastapi_broadcaster import ChannelNameError, ChannelTemplate, HistoryLostError, MemoryBackend
+from fastapi_broadcaster._ids import Ids
 from fastapi_broadcaster._patterns import matches
 from fastapi_broadcaster._targets import Target, Targets
 from fastapi_broadcaster.serializers import TEXT
@@ -59,7 +60,7 @@ CHANNELS = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=4, un
 
 
 def targets_of(names: list[str], backend: MemoryBackend) -> Targets:
-    return Targets([Target(name, TEXT) for name in names], backend.format)
+    return Targets([Target(name, TEXT) for name in names], Ids(backend).format)
 
 
 def test_the_cursor_of_several_channels_comes_back_from_its_id() -> None:
@@ -75,7 +76,7 @@ def test_the_cursor_of_several_channels_comes_back_from_its_id() -> None:
         assert id.isascii()
         assert id.isprintable()
         assert " " not in id
-        assert read.parse(id, backend.parse) == written.cursors
+        assert read.parse(id, Ids(backend).parse) == written.cursors
 
     keys = st.lists(st.integers(0, (1 << 63) - 1), min_size=4, max_size=4)
     holds(prop, st.tuples(CHANNELS, keys), examples=300)
@@ -88,7 +89,7 @@ def test_whatever_a_client_sends_as_an_id_is_read_or_counts_as_lost() -> None:
     def prop(id: str) -> None:
         for targets in (both, one):
             with pytest.raises(HistoryLostError) as lost:
-                targets.parse(id, backend.parse)
+                targets.parse(id, Ids(backend).parse)
             assert lost.value.reason == "reset"
 
     holds(prop, st.one_of(st.text(), st.text("~m.eyJhIjoi-_=0", max_size=30).map("~m.".__add__)))

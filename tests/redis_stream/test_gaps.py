@@ -191,7 +191,7 @@ async def test_an_entry_that_was_deleted_by_hand(own: RedisStreamBroker) -> None
     async with own.broadcaster() as broadcaster:
         ids = [str((await broadcaster.publish("room", str(n))).id) for n in range(4)]
         await broadcaster.publish("room", "end")
-        await own.ask("XDEL", "room", ids[1])
+        await own.ask("XDEL", "room", ids[1].partition(".")[2])
         async with broadcaster.subscribe("room", after=ids[1]) as subscriber:
             assert await take_until(subscriber, "end") == [Gap("room", "expired"), "2", "3"]
 
@@ -211,7 +211,7 @@ async def test_the_id_of_an_empty_channel(own: RedisStreamBroker) -> None:
         async with broadcaster.subscribe("room") as subscriber:
             id = subscriber.cursor
         assert id is not None
-        assert id.startswith("0-0@")
+        assert id.partition(".")[2].startswith("0-0@")
         await publish_all(broadcaster, "room", ["a", "b"])
         async with broadcaster.subscribe("room", after=id) as subscriber:
             assert await take(subscriber, 2) == ["a", "b"]

@@ -25,12 +25,16 @@ async def test_redis_cli_sees_the_plain_payload(
     broadcaster: Broadcaster, shared: RedisStreamBroker
 ) -> None:
     text, binary = "häl\r\nlo", bytes(range(256))
-    ids = [(await broadcaster.publish("plain", one)).id for one in (text, binary)]
+    ids = [str((await broadcaster.publish("plain", one)).id) for one in (text, binary)]
     entries = await shared.ask("XRANGE", "plain", "-", "+")
     assert [(id.decode(), fields) for id, fields in entries] == [
-        (ids[0], {b"message": text.encode()}),
-        (ids[1], {b"message": binary}),
+        (ids[0].partition(".")[2], {b"message": text.encode()}),
+        (ids[1].partition(".")[2], {b"message": binary}),
     ]
+    async with broadcaster.subscribe("plain", after=entries[0][0].decode()) as subscriber:
+        await broadcaster.publish("plain", "end")  # the entry's own ID will do
+        assert await take(subscriber, 1) == ["end"]
+        assert (subscriber.invalid, subscriber.gaps) == (1, 0)
 
 
 async def test_foreign_entries_are_heard_live_and_later(
