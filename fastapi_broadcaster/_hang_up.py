@@ -20,6 +20,8 @@ def hang_up(scope: Scope) -> bool:
     client, server = scope.get("client"), scope.get("server")
     if not client or not server or not server[1] or not os.path.isdir(_OPEN_FILES):
         return False
+    if not scope.get("http_version", "1.1").startswith("1"):
+        return False  # other streams share the connection
     address, port = (client[0], int(client[1])), int(server[1])  # they are text from Granian
     return any(_reset_if(int(number), address, port) for number in os.listdir(_OPEN_FILES))
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 
 from fastapi_broadcaster.health import Health, HealthHook
 
+_TURNS = 4  # in which a hook that was cancelled may still go on
 logger = logging.getLogger("fastapi_broadcaster")
 
 
@@ -40,7 +41,10 @@ class Hooks:
     async def close(self) -> None:
         """End what still runs; but not the caller, who may be a hook."""
         running = self._tasks - {asyncio.current_task()}
-        for task in running:
-            task.cancel()
+        for _ in range(_TURNS):
+            for task in running:
+                task.cancel()
+            if running:
+                _, running = await asyncio.wait(running, timeout=0.5)
         if running:
-            await asyncio.wait(running)
+            logger.error("%d hooks do not end when they are cancelled", len(running))

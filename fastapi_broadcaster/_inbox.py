@@ -108,7 +108,8 @@ class Inbox:
 
     def end_round(self, items: Iterable[Item | Lost], *, more: bool) -> None:
         """Steps 3 and 4: what was read comes before whatever is live by now."""
-        self.page.extend(items)
+        if not self.ended or self.error is not None:
+            self.page.extend(items)
         self.buffer.overflow = self._overflow
         if more or not self.live:
             self._fall_behind()

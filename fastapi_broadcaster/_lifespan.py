@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from fastapi_broadcaster import _signals
@@ -49,10 +49,10 @@ async def lifespan(
             del state.broadcaster
         if ours:
             try:  # Granian waits for no WebSocket, and lets no task go on when this one has ended
-                await asyncio.wait_for(broadcaster.drain(), _GRACE)
-            except TimeoutError:
-                pass
-            await broadcaster.disconnect()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(broadcaster.drain(), _GRACE)
+            finally:
+                await broadcaster.disconnect()
 
 
 def _states(app: Any) -> list[Any]:

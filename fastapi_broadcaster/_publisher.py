@@ -164,7 +164,12 @@ class Publisher:
                 await self._until(deadline, self._gate.wait_open, lost)
             leaving = messages()
             try:
-                return await self._backend.publish(leaving) if leaving else ()
+                outcomes = await self._backend.publish(leaving) if leaving else ()
+                if not outcomes or not isinstance(outcomes[0], ConnectionLostError):
+                    return outcomes
+                if not all(isinstance(one, ConnectionLostError) for one in outcomes):
+                    return outcomes
+                raise outcomes[0]
             except ConnectionLostError as error:
                 lost = error
                 deadline = self._deadline() if deadline is None else deadline

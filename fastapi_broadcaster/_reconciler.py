@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 
 from fastapi_broadcaster._hub import Entry, Hub
 from fastapi_broadcaster.backends.base import Backend, PatternBackend
@@ -126,14 +126,25 @@ class Reconciler:
             kind.stale.difference_update(names)
             try:
                 await kind.unsubscribe(names)
-            except ConnectionLostError:
+            except BaseException:
                 kind.stale.update(names)  # the backend may remember them
                 raise
 
     async def _subscribe(self, kind: _Kind) -> None:
-        entries = kind.missing()
-        if not entries:
-            return
+        """Lane by lane, so that one that is lost keeps nobody out of the others."""
+        lanes: dict[Hashable, dict[str, Entry]] = {}
+        for name, entry in kind.missing().items():
+            lanes.setdefault(self._backend.lane(name), {})[name] = entry
+        lost: ConnectionLostError | None = None
+        for entries in lanes.values():
+            try:
+                await self._subscribe_to(kind, entries)
+            except ConnectionLostError as error:
+                lost = error
+        if lost is not None:
+            raise lost
+
+    async def _subscribe_to(self, kind: _Kind, entries: dict[str, Entry]) -> None:
         generation = self._generation
         kind.stale.update(entries)
         try:

@@ -70,7 +70,8 @@ class Targets:
         self._only = targets[0] if len(targets) == 1 else None
         if self.has_pattern:
             self._format = None
-        self.composite = self._format is not None and len(targets) > 1
+        several = len(targets) > 1 or self.version > 0  # else an old id would be one of the other
+        self.composite = self._format is not None and several
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self._targets)
@@ -84,17 +85,17 @@ class Targets:
 
     def join(self, others: "Targets") -> None:
         """Take over the targets of another subscriber, and how far it has read them."""
+        self.version += 1
         self._set([*self._targets, *others])
         self.cursors.update(others.cursors)
         self.pending |= others.pending
-        self.version += 1
 
     def remove(self, name: str) -> None:
         """Forget a channel and how far it was read."""
+        self.version += 1
         self._set([target for target in self._targets if target.name != name])
         self.cursors.pop(name, None)
         self.pending.discard(name)
-        self.version += 1
 
     def codec_of(self, channel: str) -> Codec[Any]:
         """How messages of a channel are read: as the first target that hears it says."""
@@ -146,7 +147,7 @@ class Targets:
             told = {name: cursor for name, cursor in told.items() if name not in self.pending}
         if format is None or not told:
             return None
-        if self._only is not None:
+        if self._only is not None and not self.composite:
             name = self._only.name
             return format(name, told[name])
         ids = {channel: format(channel, cursor) for channel, cursor in told.items()}

@@ -20,13 +20,17 @@ logger = logging.getLogger("fastapi_broadcaster")
 
 
 class View(Generic[T]):
-    """One message as one codec sees it, with whatever frames a transport has built of it."""
+    """One message as one codec sees it, with whatever frames a transport has built of it.
 
-    __slots__ = ("event", "frames")
+    With `own` its id is one subscriber's alone, and so is every frame that has the id.
+    """
 
-    def __init__(self, event: Event[T], frames: dict[object, Any]) -> None:
+    __slots__ = ("event", "frames", "own")
+
+    def __init__(self, event: Event[T], frames: dict[object, Any], *, own: bool = False) -> None:
         self.event = event
         self.frames = frames
+        self.own = own
 
 
 class Delivery:
@@ -71,7 +75,7 @@ class Delivery:
         try:
             value = codec.loads(message.data)
         except SerializationError as error:
-            _complaints.log(message.channel, error)
+            complaints.log(message.channel, error)
             return error
         id = None
         if self._format is not None and self.cursor:
@@ -102,4 +106,4 @@ class _Complaints:
         logger.warning("skipped an invalid message on %r: %s%s", channel, error, more)
 
 
-_complaints = _Complaints()
+complaints = _Complaints()

@@ -157,7 +157,7 @@ class Replay:
                 page = [Lost(gap, None if page else cursors.get(name)), *page]
             return page, more
 
-        await self._run(read)
+        await self._run(read, self._targets.version)
         self._targets.pending = pending
 
     def _beginning(self, history: History | None) -> _Read:
@@ -174,7 +174,8 @@ class Replay:
 
     async def round(self) -> None:
         """One round behind the cursors; returns early, with nothing moved, when cancelled."""
-        reading = self._reading = asyncio.ensure_future(self._run(self._read_on))
+        version = self._targets.version  # now, not when the task begins
+        reading = self._reading = asyncio.ensure_future(self._run(self._read_on, version))
         try:
             await asyncio.wait([reading])
         finally:
@@ -188,9 +189,8 @@ class Replay:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _run(self, read: _Read) -> None:
+    async def _run(self, read: _Read, version: int) -> None:
         while True:
-            version = self._targets.version
             self._inbox.begin_round()
             try:
                 found = [await read(name) for name in self._names]

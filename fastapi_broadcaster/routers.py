@@ -102,6 +102,11 @@ def channel_router(
             dependencies=subscribe_dependencies,
         )
     if page is not False:
+        if taken := {"limit", "before", "after"}.intersection(template.parameters):
+            raise ValueError(
+                f"{template.name!r} has the parameter {taken.pop()!r}, which GET path/history "
+                "takes itself: give page=False"
+            )
         log = Depends(ChannelDependency(template, broadcaster, wants_log=page is True))
         router.add_api_route(
             f"{path}/history",

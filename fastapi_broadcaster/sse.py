@@ -41,10 +41,11 @@ class EventStreamResponse(Response):
     is then opened here, behind the client's Last-Event-ID. A gap is `event: gap` with its
     channel, reason and missed as data. `ping`: a comment after so many seconds without an event
     (None: never). `until(message)`: the first message for which it is true is the last one, and
-    the client is told not to come back. `event`: the SSE event name of messages, or a function
-    that names each message. `max_age`: end
-    after so many seconds, for a clean reconnect. `send_timeout`: give up on a client that takes
-    nothing for so many seconds.
+    the client is told not to come back: `event: end` with the id `~end`, to which only 204 is
+    answered. `event`: the SSE event name of messages ("gap" and "end" are taken), or a function
+    that names each message. A message for which one of these functions fails is skipped, logged
+    and counted. `max_age`: end after so many seconds, for a clean reconnect. `send_timeout`: give
+    up on a client that takes nothing for so many seconds.
     """
 
     media_type = "text/event-stream"
@@ -105,6 +106,11 @@ class EventStreamResponse(Response):
         if last == END:
             await Response(status_code=204)(scope, receive, send)
         elif isinstance(self._events, Subscriber):
+            if self._events.closed:
+                logger.error(
+                    "an event stream had ended before it began: respond with the "
+                    "channel.subscribe(...) itself, not from inside its `async with`"
+                )
             await self._respond(self._events, scope, receive, send)
         else:
             self._events.options = self._events.options.but(after=last)
@@ -184,7 +190,6 @@ class _EventStream(Stream):
         self._until = until
         self._name = event
         self._key = ("sse", event)  # of the frame with its id
-        self._composite = subscriber.targets.composite
 
     def start_id(self) -> bytes:
         """Lets a client resume that has not seen an event yet."""
@@ -204,22 +209,34 @@ class _EventStream(Stream):
         if isinstance(item, Gap):
             return self._gap(item)
         frame = self._frame(item)
-        if self._until is not None and self._until(item.event.message):
+        if self._is_last(item.event.message):
             self.finished = True
             frame += b"event: end\nid: %b\ndata:\n\n" % END.encode()
         return frame
 
+    def _is_last(self, message: Any) -> bool:
+        try:
+            return self._until is not None and self._until(message)
+        except Exception as error:
+            raise SerializationError(f"until= failed: {error!r}") from error
+
+    def _name_line(self, message: Any) -> bytes:
+        try:
+            name = self._name(message) if callable(self._name) else self._name
+            return b"" if name is None else _name_line(name)
+        except Exception as error:
+            raise SerializationError(f"event= failed: {error!r}") from error
+
     def _frame(self, view: View[Any]) -> bytes:
-        frame: bytes = view.frames.get(self._key, b"")
+        frame: bytes = b"" if view.own else view.frames.get(self._key, b"")
         if not frame:
             event = view.event
             if (data := view.frames.get("data")) is None:
                 codec = self.subscriber.targets.codec_of(event.channel)
                 data = view.frames["data"] = b"data: %b\n\n" % codec.to_json(event.message)
             id = b"id: %b\n" % event.id.encode() if event.id is not None else b""
-            name = self._name(event.message) if callable(self._name) else self._name
-            frame = id + (_name_line(name) if name is not None else b"") + data
-            if not self._composite:
+            frame = id + self._name_line(event.message) + data
+            if not view.own:
                 view.frames[self._key] = frame
         return frame
 

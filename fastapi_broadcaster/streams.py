@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import logging
 import types
 from abc import ABC, abstractmethod
 from asyncio import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]  # for task authors
@@ -13,12 +12,11 @@ from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Send
 
 from fastapi_broadcaster._engine import LIVE
-from fastapi_broadcaster.deliveries import View
+from fastapi_broadcaster.deliveries import View, complaints
 from fastapi_broadcaster.exceptions import SerializationError
 from fastapi_broadcaster.messages import Gap
 from fastapi_broadcaster.subscribers import Subscriber
 
-logger = logging.getLogger("fastapi_broadcaster")
 BODY_SIZE = 65_536  # bytes after which what waits is left to the next send
 FAREWELL = 1.0  # seconds that a send may still take when the stream is to end
 
@@ -94,10 +92,12 @@ class Stream(ABC):
     def _render(
         self, render: Callable[[View[Any] | Gap], bytes], item: View[Any] | Gap
     ) -> bytes | None:
-        """None for a message that has no JSON: it is as invalid as one that does not decode."""
+        """None for a message that has no frame: it is as invalid as one that does not decode."""
         try:
             return render(item)
         except SerializationError as error:
+            if isinstance(item, View):
+                complaints.log(item.event.channel, error)
             self.subscriber.refuse(error)
             return None
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import replace
-from typing import Any, Generic, Protocol, Self
+from typing import Any, Generic, Protocol, Self, overload
 
 from typing_extensions import TypeVar
 
@@ -121,9 +121,27 @@ class Subscriber(Generic[T]):
         self._predicates.append(predicate)
         return self
 
+    @overload
+    async def add(
+        self: "Subscriber[str]",
+        channel: str,
+        *,
+        history: History | None = None,
+        after: str | None = None,
+        latest: bool = False,
+    ) -> None: ...
+    @overload
     async def add(
         self,
-        channel: str | Source[T],
+        channel: Source[T],
+        *,
+        history: History | None = None,
+        after: str | None = None,
+        latest: bool = False,
+    ) -> None: ...
+    async def add(
+        self,
+        channel: str | Source[Any],
         *,
         history: History | None = None,
         after: str | None = None,
@@ -141,11 +159,14 @@ class Subscriber(Generic[T]):
         if self._membership is not None and target.name not in self.targets:
             await self._membership.add(self, target, options)
 
-    def remove(self, channel: str | Source[T]) -> None:
+    def remove(self, channel: str | Source[object]) -> None:
         """Hear a channel no more: what waits of it is dropped, and `cursor` forgets it.
 
-        Does nothing for a channel that is not heard.
+        Does nothing for a channel that is not heard. Raises `TypeError` for a subscriber of a
+        pattern.
         """
+        if self.targets.has_pattern:
+            raise TypeError("a subscriber of a pattern cannot let go of channels")
         name = target_of(channel).name
         if self._membership is not None and name in self.targets:
             self._membership.remove(self, name)
@@ -194,8 +215,8 @@ class Subscriber(Generic[T]):
             if targets.advance(item, replayed=replayed):
                 view = item.view(targets.codec_of(item.message.channel))
                 if isinstance(view, View):
-                    if targets.composite:
-                        view = View(replace(view.event, id=targets.id()), view.frames)
+                    if targets.composite or len(item.cursor) > 1:
+                        view = View(replace(view.event, id=targets.id()), view.frames, own=True)
                     if not self._predicates or self._is_wanted(view.event):
                         return view
                 elif view is not None:

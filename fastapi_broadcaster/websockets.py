@@ -8,6 +8,8 @@ from typing import Any, Generic, Protocol, get_type_hints
 from urllib.parse import urlsplit
 
 import orjson
+from fastapi import WebSocketException
+from starlette.exceptions import HTTPException
 from starlette.types import Message as ASGIMessage
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from typing_extensions import TypeVar
@@ -34,7 +36,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 logger = logging.getLogger("fastapi_broadcaster")
 _NOTICES = 16  # frames that may wait for a client that does not read
-_TOLD = (SerializationError, MessageTooLargeError, ChannelNameError, BackendError)
+_TOLD = (SerializationError, MessageTooLargeError, ChannelNameError, BackendError, HTTPException)
 
 
 class OnMessage(Protocol):
@@ -57,6 +59,8 @@ async def relay(
 
     What the client sends is validated and goes to `publish_to`, or to `on_message` where the
     server adds what the client may not choose, such as the author; without either it is ignored.
+    An `HTTPException` of `on_message` refuses that message alone: the client gets an error frame
+    with its `detail`. Whatever else it raises closes the socket with 1011 and is raised again.
     One text frame per event (a binary one for `bytes`), or with `envelope=True` arrays of
     `{"type": "ready", "id"}` (the first), `{"type": "message", "channel", "id", "message"}`,
     `{"type": "gap", "channel", "reason", "missed", "id"}` and
@@ -65,8 +69,8 @@ async def relay(
 
     A browser's Origin must be this host, or one of `allowed_origins` ("https://example.org",
     "*"), else the socket is refused. Returns when the client has gone or the stream has ended:
-    1012 when draining, 1013 when the broker is away or the client too slow. Does not raise for
-    what a client sends.
+    1012 when draining, 1013 when the broker is away or the client too slow. Does not itself raise
+    for what a client sends.
     """
     check_origins(allowed_origins)
     if publish_to is not None and on_message is not None:
@@ -95,6 +99,11 @@ async def relay(
         return await _close(websocket, error, send_timeout)
     except WebSocketDisconnect:
         return
+    except WebSocketException:
+        raise  # closes with its own code
+    except Exception:
+        await _close(websocket, None, send_timeout, crashed=True)
+        raise
     await _close(websocket, events.inbox.error, send_timeout, draining=events.inbox.draining)
 
 
@@ -104,13 +113,16 @@ async def _close(
     send_timeout: float | None,
     *,
     draining: bool = False,
+    crashed: bool = False,
 ) -> None:
     if websocket.application_state is WebSocketState.DISCONNECTED:
         return
     if websocket.client_state is WebSocketState.DISCONNECTED and not draining:
         return  # Granian, when it ends, calls clients gone that are there: tell them when draining
     code, reason = (1012, "restart") if draining else (1000, "")
-    if error is not None:
+    if crashed:
+        code = 1011
+    elif error is not None:
         code, reason = 1013, "try again later"
     try:
         async with asyncio.timeout(FAREWELL if draining else send_timeout):
@@ -175,11 +187,12 @@ class _FrameStream(Stream):
         if envelope and not subscriber.inbox.ended:
             self._notices.append(orjson.dumps({"type": "ready", "id": self.start()}))
 
-    def tell(self, error: BroadcasterError) -> None:
+    def tell(self, error: BroadcasterError | HTTPException) -> None:
         """Send an error frame; the socket stays. A client that reads none gets no more."""
         if len(self._notices) >= _NOTICES:
             return
-        told = {"type": "error", "error": type(error).__name__, "detail": outward(error)}
+        detail = error.detail if isinstance(error, HTTPException) else outward(error)
+        told = {"type": "error", "error": type(error).__name__, "detail": detail}
         self._notices.append(orjson.dumps(told))
         self.flush()
 
@@ -222,8 +235,7 @@ class _FrameStream(Stream):
     def _enveloped(self, view: View[Any] | Gap) -> bytes:
         if isinstance(view, Gap):
             return self._gap(view)
-        composite = self.subscriber.targets.composite
-        frame: bytes | None = None if composite else view.frames.get("envelope")
+        frame: bytes | None = None if view.own else view.frames.get("envelope")
         if frame is None:
             event = view.event
             codec = self.subscriber.targets.codec_of(event.channel)
@@ -232,7 +244,7 @@ class _FrameStream(Stream):
                 orjson.dumps(event.id),
                 codec.to_json(event.message),
             )
-            if not composite:
+            if not view.own:
                 view.frames["envelope"] = frame
         return frame
 

@@ -126,7 +126,7 @@ class Listening:
         if node not in self._connections:
             return  # we closed it
         self._lost.append(self._connections.pop(node))
-        self._were_live |= self._live.pop(node)
+        self._were_live |= self._live.pop(node) & self._wanted
         self._cluster.suspects.add(node)
         self._torn.set()
         if not self._connections:
@@ -162,6 +162,7 @@ class Listening:
                 await self._leave_former_owners()
                 while self._lost:
                     await self._lost.pop().close()
+                await self._leave(set[str]().union(*self._live.values()) - self._wanted)
                 wanted = self._were_live & self._wanted
                 await self._join(wanted)
                 await self._leave(wanted - self._wanted)  # who left meanwhile
@@ -190,7 +191,7 @@ class Listening:
         self._closed = True
         self._mending.cancel()
         connections = [*self._connections.values(), *self._lost]
-        self._were_live.update(*self._live.values())
+        self._were_live.update(*(live & self._wanted for live in self._live.values()))
         self._connections.clear()
         self._live.clear()
         async with AsyncExitStack() as stack:  # also when whoever closes us is cancelled meanwhile

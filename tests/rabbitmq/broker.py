@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -32,6 +33,10 @@ _BEGIN = """
 rabbit_amqqueue:declare({resource, <<"/">>, queue, <<"first">>}, true, false,
     [{<<"x-queue-type">>, longstr, <<"stream">>}], none, <<"test">>),
 [dets:sync(Table) || Table <- dets:all()].
+"""
+_FIRST = """
+[rabbit_amqqueue:info(Queue, [state]) ||
+    {ok, Queue} <- [rabbit_amqqueue:lookup({resource, <<"/">>, queue, <<"first">>})]].
 """
 _CLOSE = """
 [rabbit_networking:close_connection(Pid, "a test") || Pid <- rabbit_networking:connections()].
@@ -121,6 +126,8 @@ class RabbitMQStreamBroker(RabbitMQBroker):
         super().__enter__()
         try:
             self.server.evaluate(_BEGIN)
+            while "running" not in self.server.evaluate(_FIRST):
+                time.sleep(0.05)
         except BaseException:
             self.server.kill()
             raise
@@ -148,8 +155,8 @@ class RabbitMQStreamBroker(RabbitMQBroker):
         await super().restart()
 
         async def they_run() -> bool:
-            states = await self.control("list_queues", "name", "state")
-            return "first\trunning" in states or "first\t" not in states
+            state = await self.evaluate(_FIRST)
+            return "running" in state or "state" not in state
 
         await until(they_run)
 

@@ -18,7 +18,7 @@ from fastapi_broadcaster import (
 )
 from fastapi_broadcaster.backends import create_backend
 from fastapi_broadcaster.backends.redis_stream import RedisStreamBackend
-from servers import Redis
+from servers import Redis, free_port
 from tests.conformance.tools import reading, take, until
 from tests.redis_stream.broker import RedisStreamBroker
 
@@ -124,7 +124,8 @@ class Cluster(Redis):
     """One node of a cluster."""
 
     def command(self) -> Sequence[str]:
-        return [*super().command(), "--cluster-enabled", "yes"]
+        bus = str(free_port())
+        return [*super().command(), "--cluster-enabled", "yes", "--cluster-port", bus]
 
 
 async def test_a_cluster_is_refused() -> None:

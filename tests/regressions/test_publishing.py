@@ -197,3 +197,38 @@ def test_publish_sync_on_a_loop_that_does_not_run_is_an_error() -> None:
     loop.close()
     assert raised
     assert "does not run" in raised[0]
+
+
+class Refusing(MemoryBackend):
+    """Says of each message that nothing has left, so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Any]:
+        if self.left:
+            self.left -= 1
+            return [ConnectionLostError("not now") for _ in messages]
+        return await super().publish(messages)
+
+
+@pytest.mark.parametrize("publishers", [1, 3])
+async def test_what_has_not_left_leaves_later(publishers: int) -> None:
+    """Also of a lone message, and with a pause between."""
+    async with (
+        Broadcaster(backend=Refusing(2)) as broadcaster,
+        broadcaster.subscribe("c") as subscriber,
+    ):
+        await asyncio.gather(*(broadcaster.publish("c", str(n)) for n in range(publishers)))
+        assert sorted(await take(subscriber, publishers)) == [str(n) for n in range(publishers)]
+
+
+async def test_what_never_leaves_is_given_up_in_time() -> None:
+    backend = Refusing(1_000_000)
+    async with Broadcaster(backend=backend, publish_timeout=0.5) as broadcaster:
+        publishing = [broadcaster.publish("c", str(n)) for n in range(3)]
+        for outcome in await asyncio.gather(*publishing, return_exceptions=True):
+            assert isinstance(outcome, BackendUnavailableError)
+            assert not outcome.maybe_published
+    assert backend.left > 999_900

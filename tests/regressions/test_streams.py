@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 import pytest
+from fastapi import HTTPException
 
 from fastapi_broadcaster import (
     Broadcaster,
@@ -80,18 +81,18 @@ async def test_events_before_a_poisoned_one_reach_the_browser() -> None:
             assert isinstance(subscriber.inbox.error, SerializationError)
 
 
-async def test_events_before_one_that_until_fails_on_reach_the_browser() -> None:
+async def test_a_message_that_until_fails_on_is_skipped() -> None:
     async with Broadcaster("memory://") as broadcaster:
         channel, browser = broadcaster.channel(numbers), Browser()
         async with channel.subscribe() as subscriber:
-            response = EventStreamResponse(subscriber, until=lambda number: 1 / number > 1)
-            async with opened(response, browser) as responding:
+            response = EventStreamResponse(subscriber, until=lambda number: 1 / number < 0)
+            async with opened(response, browser):
                 await until(lambda: browser.begun)
-                for number in (1, 2, 0):
+                for number in (1, 0, 2, -1, 3):
                     await channel.publish(number)
-                with pytest.raises(ZeroDivisionError):
-                    await asyncio.wait_for(responding, PATIENCE)
-    assert browser.data == [1, 2]
+                await until(lambda: b"event: end" in browser.body)
+            assert browser.data == [1, 2, -1]
+            assert subscriber.invalid == 1
 
 
 async def test_what_json_cannot_express_is_skipped_by_event_streams() -> None:
@@ -194,3 +195,47 @@ async def test_a_second_response_on_one_subscriber_leaves_no_timer() -> None:
             del second
             gc.collect()
             assert remains() is None
+
+
+def name_of(message: str) -> str:
+    if message == "broken":
+        raise ZeroDivisionError(message)
+    return message
+
+
+@pytest.mark.parametrize("bad", ["eve\nx", "", "broken"])
+async def test_a_message_without_a_name_is_skipped_for_all(bad: str) -> None:
+    """`event=` is often of the user's own words: nobody may end the streams of others."""
+    async with (
+        Broadcaster("memory://") as broadcaster,
+        broadcaster.subscribe("c") as subscriber,
+    ):
+        browser = Browser()
+        async with opened(EventStreamResponse(subscriber, event=name_of), browser):
+            await until(lambda: browser.begun)
+            for message in ("ada", bad, "bob"):
+                await broadcaster.publish("c", message)
+            await until(lambda: "bob" in browser.data)
+        assert browser.data == ["ada", "bob"]
+        assert subscriber.invalid == 1
+
+
+async def test_a_handler_refuses_one_message() -> None:
+    """An HTTPException is for that message alone; what else it raises closes with 1011."""
+
+    async def refuse(message: str) -> None:
+        if message == "broken":
+            raise ZeroDivisionError(message)
+        raise HTTPException(403, "not your room")
+
+    async with Broadcaster("memory://") as broadcaster, broadcaster.subscribe("c") as subscriber:
+        page = Page()
+        relaying = asyncio.create_task(relay(page.socket, subscriber, on_message=refuse))
+        page.write("hello")
+        await until(lambda: page.sent)
+        assert page.sent == [{"type": "error", "error": "HTTPException", "detail": "not your room"}]
+        page.write("broken")
+        with pytest.raises(ZeroDivisionError):
+            await relaying
+        assert page.closed is not None
+        assert page.closed["code"] == 1011

@@ -170,6 +170,14 @@ def test_names_carry_the_template_or_are_given() -> None:
     assert app.url_path_for("other_publish", room="a") == "/u/a"
 
 
+@pytest.mark.parametrize("taken", ["limit", "before", "after"])
+def test_a_parameter_that_pages_take_themselves(taken: str) -> None:
+    template = ChannelTemplate(f"texts.{{{taken}}}", str)
+    with pytest.raises(ValueError, match="page=False"):
+        channel_router(template, f"/t/{{{taken}}}")
+    assert channel_router(template, f"/t/{{{taken}}}", page=False).routes
+
+
 def test_without_publish_a_socket_only_listens() -> None:
     broadcaster = Broadcaster("memory://")
     app = FastAPI(lifespan=broadcaster.lifespan)
