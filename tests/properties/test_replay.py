@@ -39,7 +39,7 @@ def test_the_same_with_other_ways_to_overflow(overflow: Overflow) -> None:
 class LiveTooLate(Replay):
     """Wrong: reads until a short page, and only then goes live."""
 
-    async def _run(self, read: Any) -> None:
+    async def _run(self, read: Any, version: int) -> None:
         begin_round = self._inbox.begin_round
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self._inbox, "begin_round", lambda: None)
@@ -60,9 +60,9 @@ class TellingTooMuch(Replay):
 class CountingTwice(Replay):
     """Wrong: counts as missing what fell out of the buffer, though the log gave it."""
 
-    async def _run(self, read: Any) -> None:
+    async def _run(self, read: Any, version: int) -> None:
         self._inbox._replayed = dict
-        await super()._run(read)
+        await super()._run(read, version)
 
 
 class CoveringTooMuch(Replay):
