@@ -36,6 +36,8 @@ def no_log(backend: Backend) -> UnsupportedError:
     """Say that there is no history, and which URL has one."""
     kind = _kind(backend)
     instead = _INSTEAD.get(kind.partition(":")[0], "memory:// or redis-stream://")
+    if "cluster" in kind:
+        instead += " of a Redis that is no cluster"
     return UnsupportedError(f"{kind} keeps no log, so there is no history: use {instead} for it")
 
 

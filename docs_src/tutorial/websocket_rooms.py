@@ -22,6 +22,7 @@ class Wish(BaseModel):
     action: Literal["join", "leave", "say"]
     room: str
     text: str = ""
+    after: str | None = None
 
 
 rooms = ChannelTemplate("rooms.{room}", ChatMessage)
@@ -41,7 +42,7 @@ async def chat(
         room = broadcaster.channel(rooms, room=wish.room)
         match wish.action:
             case "join":
-                await events.add(room, history=20)
+                await events.add(room, history=20, after=wish.after)
             case "leave":
                 events.remove(room)
             case "say":

@@ -177,8 +177,11 @@ def take_options(url: str, *names: str) -> tuple[dict[str, str], str]:
 
 
 def is_cluster(options: Mapping[str, str]) -> bool:
-    """Whether there is `?cluster=true`."""
-    return options.get("cluster", "false").lower() not in ("false", "0", "no")
+    """Whether there is `?cluster=true`; raises `ValueError` for what is neither true nor false."""
+    told = options.get("cluster", "false").lower()
+    if told not in ("true", "1", "yes", "false", "0", "no"):
+        raise ValueError(f"cluster= in a URL is true or false, not {told!r}")
+    return told in ("true", "1", "yes")
 
 
 def options_of(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from docs_src.tutorial import (
     first_channel,
     history,
+    own_lifespan,
     typed_channels,
     typed_channels_router,
     websocket_envelope,
@@ -22,6 +23,7 @@ from docs_src.tutorial import (
 )
 from docs_src.tutorial import websocket as inboxes
 from docs_src.tutorial.several_workers.test_app import *  # noqa: F403 - the page's own tests
+from fastapi_broadcaster import Broadcaster, ChannelTemplate, channel_router
 
 HELLO = {"user": "ada", "text": "Hello"}
 
@@ -227,3 +229,16 @@ def test_several_rooms_on_one_socket() -> None:
         bob.send_json({"action": "say", "room": "garden", "text": "not heard"})
         bob.send_json({"action": "say", "room": "lobby", "text": "back"})
         assert bob.receive_json() == {"room": "lobby", "text": "back"}
+
+
+def test_a_lifespan_of_its_own() -> None:
+    with TestClient(own_lifespan.app):
+        assert own_lifespan.app.state.broadcaster is own_lifespan.broadcaster
+
+
+def test_another_broadcaster_for_tests() -> None:
+    app = FastAPI(lifespan=Broadcaster("redis://127.0.0.1:1").lifespan)
+    app.include_router(channel_router(ChannelTemplate("texts", str), "/texts"))
+    app.router.lifespan_context = Broadcaster("memory://").lifespan
+    with TestClient(app) as client:
+        assert client.post("/texts", json="hello").status_code == 202

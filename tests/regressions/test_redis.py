@@ -218,3 +218,9 @@ def test_what_may_be_a_password_is_not_shown(scheme: str, rest: str) -> None:
     while error is not None:
         assert "zebra" not in f"{error!r} {error}"
         error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("told", ["maybe", ""])
+def test_what_is_neither_a_cluster_nor_none_is_refused(told: str) -> None:
+    with pytest.raises(ValueError, match="cluster= in a URL is true or false"):
+        Broadcaster(f"redis://127.0.0.1?cluster={told}")
