@@ -20,17 +20,18 @@ _TITLES = {
     "clients": "## (b) Clients drop and resume",
     "workers": "## (c) Workers are killed",
 }
-_COLUMNS = (
-    *("backend", "acknowledged", "open", "refused"),
-    *(
-        "reached everyone once",
-        "losses",
-        "announced at their place",
-        "gaps",
-        "needless",
-        "came again",
-    ),
-)
+_COLUMNS = [
+    "backend",
+    "sent",
+    "open",
+    "refused",
+    "complete",
+    "lost",
+    "told",
+    "gaps",
+    "needless",
+    "again",
+]
 
 
 def void(record: Record, verdict: Verdict) -> str:
