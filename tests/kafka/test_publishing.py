@@ -24,10 +24,11 @@ from tests.kafka.broker import admin_of
 async def test_a_bare_consumer_reads_the_plain_message(
     server: Kafka, broadcaster: Broadcaster, name: str
 ) -> None:
-    ids = [(await broadcaster.publish(name, data)).id for data in ("hello", b"\0\xff", "")]
+    ids = [str((await broadcaster.publish(name, data)).id) for data in ("hello", b"\0\xff", "")]
     records = await records_of(server.port, name)
     assert [record.value for record in records] == [b"hello", b"\0\xff", b""]
-    assert [f"{record.partition}:{record.offset}" for record in records] == ids
+    places = [f"{record.partition}:{record.offset}" for record in records]
+    assert places == [id.partition(".")[2] for id in ids]
     assert all(record.headers == () for record in records)
 
 

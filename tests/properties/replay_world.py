@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -196,9 +197,13 @@ class World:
         """The listener must have its messages before it can notice."""
         lag, broadcaster = self.ground.lag, self.ground.broadcaster
         lag.let_go()
+        await back(broadcaster)
         before = broadcaster.health().reconnects
-        await self.ground.drop()
-        await until(lambda: broadcaster.health().reconnects > before)
+        while broadcaster.health().reconnects == before:
+            await self.ground.drop()
+            with suppress(TimeoutError):  # a connection that has just begun may escape
+                async with asyncio.timeout(2.0):
+                    await until(lambda: broadcaster.health().reconnects > before)
         await back(broadcaster)
         if not self._is_ending:
             lag.hold()

@@ -55,7 +55,7 @@ async def test_bare_aio_pika_reads_the_stream(
                 await found[-1].ack()
     assert [one.body for one in found] == [b"1", "ü".encode()]
     assert [str(one.headers["x-stream-offset"]) for one in found] == ["0", "1"]
-    assert [event.id for event in page.items] == ["0", "1"]
+    assert [str(event.id).partition(".")[2] for event in page.items] == ["0", "1"]
     times = [event.time for event in page.items]
     assert [round(time.timestamp() * 1000) for time in times if time is not None] == [
         one.headers["timestamp_in_ms"] for one in found
@@ -120,10 +120,10 @@ async def test_all_is_read_over_holes_of_the_offsets(rabbitmq: RabbitMQBroker, n
         await reader.until("599")
         assert reader.messages == messages
         assert reader.gaps == []
-        ids = [int(event.id or "") for event in (await broadcaster.channel(name).page()).items]
+        ids = {event.id for event in (await broadcaster.channel(name).page()).items}
         everything = await broadcaster.channel(name).page(limit=1_000)
     assert len(everything.items) == 600
-    assert int(everything.items[-1].id or "") > 599  # there were holes
+    assert int(str(everything.items[-1].id).partition(".")[2]) > 599  # there were holes
     assert len(ids) == 100
 
 

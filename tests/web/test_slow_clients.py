@@ -152,10 +152,11 @@ async def test_a_drain_waits_for_no_client_that_does_not_read(inline: str, name:
     environment = {"MAX_MESSAGE_SIZE": "100000000", "INLINE_SENDS": inline}
     with WebServer("board:app", environment=environment) as server:
         async with (
-            open_events(f"{server.url}/notes/{name}/impatient", receive_buffer=SMALL),
-            open_slow_socket(server, f"/notes/{name}/impatient-ws"),
+            open_events(f"{server.url}/notes/{name}/events", receive_buffer=SMALL),
+            open_slow_socket(server, f"/notes/{name}/listen") as peer,
         ):
             await until(both_are_here, "two streams")
+            peer.transport.pause_reading()  # else it refuses so long a frame by closing
             await post(f"{server.url}/notes/{name}/many?count=1&size=16000000", None)
             assert await count() == 2
             await post(f"{server.url}/drain", None)
