@@ -43,21 +43,35 @@ class Pages:
     async def after(self, channel: str, offset: int | None, limit: int) -> list[Message]:
         """The page behind an offset, whose own entry comes first and proves that all is there."""
         if offset is None:
-            return await self._whole(channel, await self._read(channel, "first", limit))
+            return await self._whole(channel, await self._forward(channel, "first", limit))
         if offset < 0:  # it was empty then
-            page = await self._read(channel, 0, limit)
+            page = await self._forward(channel, 0, limit)
             if page and offset_of(page[0]) > 0:
                 raise HistoryLostError("expired", kept={})
             return await self._whole(channel, page)
-        page = await self._read(channel, offset, limit + 1)
+        page = await self._forward(channel, offset, limit + 1)
         if not page:
             await asyncio.sleep(SILENCE)  # a copy on another server may be behind
-            page = await self._read(channel, offset, limit + 1)
+            page = await self._forward(channel, offset, limit + 1)
         if not page:
             raise HistoryLostError("reset", kept={})
         if offset_of(page[0]) != offset:
             raise HistoryLostError("expired", kept={})
         return (await self._whole(channel, page))[1:]
+
+    async def _forward(self, channel: str, start: str | int, limit: int) -> list[Message]:
+        """A page from there; one that is short reaches the end of the log for sure.
+
+        A busy server may stop before, so its last entries are asked for.
+        """
+        page = await self._read(channel, start, limit)
+        while len(page) < limit and (page or start in ("first", 0)):
+            tail = await self._read(channel, "last", math.inf)
+            read = offset_of(page[-1]) if page else -1
+            if not tail or offset_of(tail[-1]) <= read:
+                break
+            page += await self._read(channel, read + 1 if page else start, limit - len(page))
+        return page
 
     async def _whole(self, channel: str, page: list[Message]) -> list[Message]:
         """The page, unless something in the midst of it was trimmed while it was read.

@@ -167,7 +167,7 @@ async def test_a_refused_message_fails_only_its_own_caller(own_broker: Broker) -
         await until(lambda: barrier.held)
         barrier.open()
         outcomes = await asyncio.gather(*publishing, return_exceptions=True)
-        assert await take(subscriber, 3) == ["ok.1", "ok.1", "ok.2"]
+        assert sorted(await take(subscriber, 3)) == ["ok.1", "ok.1", "ok.2"]
     refusal = outcomes.pop(2)
     assert isinstance(refusal, BackendError)
     assert not isinstance(refusal, BackendUnavailableError)

@@ -97,7 +97,11 @@ async def test_what_is_wanted_may_change_in_an_outage(
         await asyncio.sleep(0.05)
         await own_broker.restart()
         newcomer = await entering
-        assert await own_broker.subscriptions() == {"stays", "comes"}
+
+        async def both_are_back() -> bool:
+            return await own_broker.subscriptions() == {"stays", "comes"}
+
+        await until(both_are_back)  # on a cluster each node for itself
         await publish_all(broadcaster, "stays", ["end"])
         await publish_all(broadcaster, "comes", ["hello"])
         await reader.until("end")
