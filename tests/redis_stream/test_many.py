@@ -113,7 +113,7 @@ async def _only(own: RedisStreamBroker, name: str) -> bool:
 
 
 async def _clients_are(own: RedisStreamBroker, most: int) -> bool:
-    """One reads, one asks, one publishes, and who asks here; who asked before may still be going."""
+    """One reads, one asks, one publishes, and who asks here; earlier ones may be going."""
     return len((await own.ask("CLIENT", "LIST")).splitlines()) <= most
 
 
