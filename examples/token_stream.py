@@ -1,12 +1,14 @@
 """Answers that stream word by word, end by themselves, and go on where a lost connection stopped.
 
-uvicorn examples.token_stream:app
+BROADCASTER_URL=redis-stream://localhost:6379 uvicorn examples.token_stream:app
 curl -d '{"question": "Why?"}' -H 'content-type: application/json' localhost:8000/answers
 curl -N localhost:8000/answers/<answer>/tokens
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -35,10 +37,24 @@ class Asked(BaseModel):
 class Token(BaseModel):
     text: str = ""
     done: bool = False
+    """The last one."""
+    failed: bool = False
+    """The last one of an answer that broke off."""
 
 
-broadcaster = Broadcaster("memory://")
-app = FastAPI(title="Answers", lifespan=broadcaster.lifespan)
+broadcaster = Broadcaster(os.environ.get("BROADCASTER_URL", "memory://"))
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    async with broadcaster.lifespan(app):
+        yield
+        for task in thinking:
+            task.cancel()
+        await asyncio.gather(*thinking, return_exceptions=True)  # each says that it broke off
+
+
+app = FastAPI(title="Answers", lifespan=lifespan)
 answers = ChannelTemplate("answers.{answer}", Token).bind(answer=UUID)
 Tokens = Annotated[Subscriber[Token], Depends(subscriber(answers, history="all"))]
 thinking: set[asyncio.Task[None]] = set()
@@ -52,11 +68,13 @@ async def model(question: str) -> AsyncIterator[str]:
 
 
 async def think(question: str, answer: Channel[Token]) -> None:
+    failed = True
     try:
         async for text in model(question):
             await answer.publish(Token(text=text))
+        failed = False
     finally:
-        await answer.publish(Token(done=True))
+        await answer.publish(Token(done=True, failed=failed))
 
 
 @app.post("/answers", status_code=202)
