@@ -5,7 +5,7 @@ curl -N localhost:8000/audit/events
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -17,7 +17,7 @@ shop_broadcaster = Broadcaster(os.environ.get("SHOP_URL", "memory://"))
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """The first is the app's own, which routes get; the second is for those that name it."""
     async with shop_broadcaster.lifespan(app), audit_broadcaster.lifespan(app):
         yield

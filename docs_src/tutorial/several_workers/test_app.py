@@ -8,7 +8,8 @@ from .channels import ChatMessage, broadcaster, rooms
 
 def test_what_is_said_in_a_room_reaches_its_listeners() -> None:
     with TestClient(app) as client, client.stream("GET", "/rooms/kitchen/events") as response:
-        client.post("/rooms/kitchen", json={"user": "ada", "text": "Tea?"})
+        said = client.post("/rooms/kitchen", json={"user": "ada", "text": "Tea?"})
+        assert said.status_code == 202  # else the stream would be waited for without end
         data = next(line for line in response.iter_lines() if line.startswith("data: "))
     assert json.loads(data.removeprefix("data: ")) == {"user": "ada", "text": "Tea?"}
 
