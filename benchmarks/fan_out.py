@@ -31,11 +31,11 @@ async def measure(kind: Any, url: str, subscribers: int) -> float:
         begun = time.perf_counter()
         readers = [asyncio.create_task(read(subscriber)) for subscriber in opened]
 
-        async def publish() -> None:
-            for number in range(EVENTS // PUBLISHERS):
-                await broadcast.publish("x", f"hello {number}")
+        async def publish(publisher: int) -> None:
+            for number in range(EVENTS // PUBLISHERS):  # Postgres sends equal ones by themselves
+                await broadcast.publish("x", f"hello {publisher} {number}")
 
-        await asyncio.gather(*(publish() for _ in range(PUBLISHERS)))
+        await asyncio.gather(*(publish(publisher) for publisher in range(PUBLISHERS)))
         await asyncio.wait_for(asyncio.gather(*readers), 60)
         spent = time.perf_counter() - begun
         for subscription in subscriptions:

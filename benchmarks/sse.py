@@ -71,7 +71,7 @@ class Client(asyncio.Protocol):
         transport.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def data_received(self, data: bytes) -> None:
-        Client.events += data.count(b"\ndata:")
+        Client.events += data.count(b"data: ")
 
 
 async def post(port: int, path: str) -> bytes:

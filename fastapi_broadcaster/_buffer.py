@@ -1,7 +1,7 @@
 """The bounded buffer between the hub and one reader, and what happens when it is full."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,11 +62,15 @@ class Buffer:
         self._replayed: dict[tuple[str, str], int] = {}  # what the reader has from the log
         self._plain = True  # none of the above: the common case
 
+    def extend(self, items: Sequence[Delivery]) -> bool:
+        """Add messages, each as `put` does; False at the first that does not fit."""
+        if self._plain and len(self.items) + len(items) <= self.size:
+            self.items.extend(items)
+            return True
+        return all(self.put(item) for item in items)
+
     def put(self, item: Item) -> bool:
         """Add an item; False when it does not fit and the overflow is the reader's to settle."""
-        if self._plain and len(self.items) < self.size and not isinstance(item, Gap):
-            self.items.append(item)
-            return True
         self._plain = False
         if isinstance(item, Gap):
             self._settle_skipped()

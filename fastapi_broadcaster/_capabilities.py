@@ -19,13 +19,25 @@ _INSTEAD = {
     "amqp": "amqp-stream://",
     "amqps": "amqp-stream://",
 }
+_PATTERNS = {
+    "redis": "redis:// of a Redis that is no cluster",
+    "rediss": "rediss:// of a Redis that is no cluster",
+    "redis-stream": "redis:// or postgres-stream://",
+    "rediss-stream": "rediss:// or postgres-stream://",
+    "postgres": "postgres-stream://",
+    "postgresql": "postgres-stream://",
+    "amqp-stream": "amqp://",
+    "amqps-stream": "amqps://",
+}
 
 
 def check_options(backend: Backend, targets: tuple[Target, ...], options: Options) -> None:
     """Raise `UnsupportedError` for what this backend cannot do."""
     if any(target.is_pattern for target in targets):
         if not isinstance(backend, PatternBackend):
-            raise UnsupportedError(f"{_kind(backend)} cannot subscribe to patterns")
+            kind = _kind(backend)
+            instead = _PATTERNS.get(kind.partition(":")[0], "memory:// or postgres-stream://")
+            raise UnsupportedError(f"{kind} cannot subscribe to patterns: use {instead} for them")
         if options.wants_log:
             raise UnsupportedError("history=, latest= and catch_up do not go with a pattern")
     if options.wants_log and not isinstance(backend, HistoryBackend):

@@ -9,19 +9,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi_broadcaster import _names
-from fastapi_broadcaster._capabilities import check_options
+from fastapi_broadcaster._capabilities import check_options, no_log, publish_in
 from fastapi_broadcaster._hooks import Hooks
 from fastapi_broadcaster._hub import Entry, Hub
 from fastapi_broadcaster._ids import Ids
 from fastapi_broadcaster._listener import Backoff, Listener
-from fastapi_broadcaster._options import Options
+from fastapi_broadcaster._options import Options, check_number
 from fastapi_broadcaster._publisher import Publishers
 from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.backends.base import Backend, HistoryBackend, PatternBackend
-from fastapi_broadcaster.exceptions import BackendUnavailableError, GapReason, NotConnectedError
+from fastapi_broadcaster.exceptions import (
+    BackendUnavailableError,
+    GapReason,
+    MessageTooLargeError,
+    NotConnectedError,
+)
 from fastapi_broadcaster.health import Health, HealthHook
 from fastapi_broadcaster.history import Log, Replay
-from fastapi_broadcaster.messages import Gap
+from fastapi_broadcaster.messages import Gap, Message, Receipt
 from fastapi_broadcaster.subscribers import Subscriber
 
 logger = logging.getLogger("fastapi_broadcaster")
@@ -43,6 +48,15 @@ class Settings:
     on_disconnect: HealthHook | None = None
     on_reconnect: HealthHook | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout", "publish_timeout", "subscribe_timeout", "linger"):
+            check_number(name, getattr(self, name), float, least=0)
+        for name in ("max_message_size", "buffer_size"):
+            check_number(name, getattr(self, name), int, least=1)
+        for name in ("on_disconnect", "on_reconnect"):
+            if not callable(hook := getattr(self, name)) and hook is not None:
+                raise TypeError(f"{name}= is a function of the Health, not {hook!r}")
+
 
 class _Draining(Exception):
     """Streams are being ended: a newcomer gets one that has ended already."""
@@ -55,6 +69,7 @@ class Engine:
         self.backend = backend
         self.settings = settings
         self.loop = asyncio.get_running_loop()
+        self.entries = 1  # who needs it: blocks and lifespans, and `connect()` if that made it
         self.draining = False
         self._drained = 0.0  # when
         self.stalled = 0
@@ -141,6 +156,28 @@ class Engine:
             reconnects=listener.reconnects,
             stalled=self.stalled,
         )
+
+    @property
+    def needed_log(self) -> Log:
+        """The log; raises `UnsupportedError` where there is none."""
+        if self.log is None:
+            raise no_log(self.backend)
+        return self.log
+
+    async def publish(self, message: Message, connection: object | None) -> Receipt:
+        """See `Channel.publish`."""
+        if len(message.data) > self.settings.max_message_size:
+            raise MessageTooLargeError(
+                f"{len(message.data):,} bytes are more than the "
+                f"{self.settings.max_message_size:,} that a message may have"
+            )
+        if connection is not None:
+            return await publish_in(self.backend, connection, message)
+        position = await self.publishers.of(message.channel).publish(message)
+        if position is None or self.log is None:
+            return Receipt(channel=message.channel)
+        id = self.log.format(message.channel, dict([position]))
+        return Receipt(channel=message.channel, id=id)
 
     async def open(
         self, targets: tuple[Target, ...], options: Options

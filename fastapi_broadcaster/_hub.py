@@ -1,7 +1,7 @@
 """Who in this process hears what. Synchronous: nothing in here ever awaits."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fastapi_broadcaster import _patterns
 from fastapi_broadcaster._inbox import Inbox
@@ -11,6 +11,7 @@ from fastapi_broadcaster.messages import Cursor, Gap, Message, behind
 from fastapi_broadcaster.subscribers import Subscriber
 
 AnySubscriber = Subscriber[object]
+_Hearers = Iterable[tuple[AnySubscriber, Inbox]]
 
 
 class Entry:
@@ -175,47 +176,72 @@ class Hub:
     def dispatch(self, batch: Sequence[Message | Gap]) -> None:
         """Offer a batch to all that hear it, then let each of them go on, once."""
         touched: list[AnySubscriber] = []
-        for item in batch:
-            if isinstance(item, Gap):
-                for entry in (self.channels.get(item.channel), self.patterns.get(item.channel)):
-                    if entry is not None and item.reason == "reset":
-                        entry.cursor = {}  # positions of another log say nothing about this one
-                    for subscriber in entry.subscribers if entry is not None else ():
-                        if subscriber.inbox.offer(item):
-                            touched.append(subscriber)
-            elif item.pattern is not None or self._tags_patterns:
-                self._offer_tagged(item, touched)
+        for run in _runs(batch):
+            if isinstance(run, Gap):
+                self._tell(run, touched)
             else:
-                self._offer(item, touched)
+                self._offer(run, touched)
         for subscriber in touched:
             subscriber.flush()
 
-    def _offer(self, message: Message, touched: list[AnySubscriber]) -> None:
+    def _tell(self, gap: Gap, touched: list[AnySubscriber]) -> None:
+        for entry in (self.channels.get(gap.channel), self.patterns.get(gap.channel)):
+            if entry is not None and gap.reason == "reset":
+                entry.cursor = {}  # positions of another log say nothing about this one
+            for subscriber in entry.subscribers if entry is not None else ():
+                if subscriber.inbox.tell(gap):
+                    touched.append(subscriber)
+
+    def _offer(self, run: Sequence[Message], touched: list[AnySubscriber]) -> None:
+        entry, hearers = self._hearers(run[0])
+        format = self._format
+        deliveries = [Delivery(message, _advance(entry, message), format) for message in run]
+        for subscriber, inbox in hearers:
+            if inbox.offer(deliveries):
+                touched.append(subscriber)
+
+    def _hearers(self, message: Message) -> tuple[Entry | None, _Hearers]:
+        """Who hears a message, and the entry whose cursor it moves."""
+        if message.pattern is not None or self._tags_patterns:
+            return self._tagged_hearers(message)
         entry = self.channels.get(message.channel)
-        cursor = _advance(entry, message)
-        hearers: Mapping[AnySubscriber, Inbox] = entry.subscribers if entry is not None else {}
+        hearers = entry.subscribers if entry is not None else {}
         if self.patterns:
             hearers = dict(hearers)
             for pattern, other in self.patterns.items():
                 if other.subscribers and _patterns.matches(pattern, message.channel):
                     hearers.update(other.subscribers)
-        if not hearers:
-            return
-        delivery = Delivery(message, cursor, self._format)
-        for subscriber, inbox in hearers.items():
-            if inbox.offer(delivery):
-                touched.append(subscriber)
+        return entry, hearers.items()
 
-    def _offer_tagged(self, message: Message, touched: list[AnySubscriber]) -> None:
+    def _tagged_hearers(self, message: Message) -> tuple[Entry | None, _Hearers]:
         """A broker that matches patterns sends a message once per subscription of this process."""
         table = self.channels if message.pattern is None else self.patterns
         entry = table.get(message.channel if message.pattern is None else message.pattern)
-        if entry is None or not entry.subscribers:
-            return
-        delivery = Delivery(message, _advance(entry, message), self._format)
-        for subscriber in entry.subscribers:
-            if subscriber.targets.takes(message) and subscriber.inbox.offer(delivery):
-                touched.append(subscriber)
+        if entry is None:
+            return None, ()
+        return entry, [
+            (subscriber, inbox)
+            for subscriber, inbox in entry.subscribers.items()
+            if subscriber.targets.takes(message)
+        ]
+
+
+def _runs(batch: Iterable[Message | Gap]) -> Iterator[Sequence[Message] | Gap]:
+    """Gaps, and between them messages of one channel that stand together, all in their order."""
+    run: list[Message] = []
+    for item in batch:
+        if isinstance(item, Gap):
+            if run:
+                yield run
+                run = []
+            yield item
+        elif run and (item.channel != run[0].channel or item.pattern != run[0].pattern):
+            yield run
+            run = [item]
+        else:
+            run.append(item)
+    if run:
+        yield run
 
 
 def _advance(entry: Entry | None, message: Message) -> Cursor:

@@ -1,11 +1,12 @@
 """Inbox: what waits for one reader, from the log and from the hub, and how it ends."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from fastapi_broadcaster._buffer import Buffer, Item, Lost, Overflow, channel_of
 from fastapi_broadcaster._targets import Targets
+from fastapi_broadcaster.deliveries import Delivery
 from fastapi_broadcaster.exceptions import SlowSubscriberError
 from fastapi_broadcaster.messages import Gap
 
@@ -44,19 +45,26 @@ class Inbox:
         """How many messages wait for the reader; those that wait in the log as a full buffer."""
         return len(self.page) + (self.buffer.size if self.behind else len(self.buffer.items))
 
-    def offer(self, item: Item) -> bool:
-        """Put an item into the buffer; never blocks. True when the reader must be woken for it."""
+    def offer(self, items: Sequence[Delivery]) -> bool:
+        """Put messages into the buffer; never blocks. True when the reader must be woken."""
         if not self.live:
             return False
-        if isinstance(item, Gap) and item.reason == "expired" and self.replay is not None:
-            self._fall_behind()  # the log knows whether it is so behind what this reader has had
-            return True
-        buffer = self.buffer
-        idle = not buffer.items
-        if buffer.put(item):
+        idle = not self.buffer.items
+        if self.buffer.extend(items):
             return idle
         self._spill()
         return True
+
+    def tell(self, gap: Gap) -> bool:
+        """Put a gap into the buffer, as `offer` does."""
+        if not self.live:
+            return False
+        if gap.reason == "expired" and self.replay is not None:
+            self._fall_behind()  # the log knows whether it is so behind what this reader has had
+            return True
+        idle = not self.buffer.items
+        self.buffer.put(gap)
+        return idle
 
     def _spill(self) -> None:
         if self.buffer.overflow == "close":

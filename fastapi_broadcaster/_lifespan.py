@@ -14,11 +14,11 @@ class Connectable(Protocol):
     """The part of a broadcaster that a lifespan needs."""
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop | None: ...
+    def entries(self) -> int: ...
 
-    async def connect(self) -> None: ...
+    async def __aenter__(self) -> object: ...
 
-    async def disconnect(self) -> None: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...
 
     def drain(self) -> Awaitable[None]: ...
 
@@ -34,25 +34,22 @@ async def lifespan(
     def drain() -> None:
         loop.call_soon_threadsafe(broadcaster.drain)
 
-    ours = broadcaster.loop is None  # else somebody else connected it, and disconnects it
-    await broadcaster.connect()
-    for state in states:
-        state.broadcaster = broadcaster
-    try:
-        if handle_signals:
-            with _signals.chained(drain), _signals.supervised(drain):
-                yield
-        else:
-            yield
-    finally:
+    async with broadcaster:
         for state in states:
-            del state.broadcaster
-        if ours:
-            try:  # Granian waits for no WebSocket, and lets no task go on when this one has ended
+            state.broadcaster = broadcaster
+        try:
+            if handle_signals:
+                with _signals.chained(drain), _signals.supervised(drain):
+                    yield
+            else:
+                yield
+        finally:
+            for state in states:
+                del state.broadcaster
+            if broadcaster.entries == 1:
+                # Granian waits for no WebSocket, and lets no task go on when this one has ended
                 with suppress(TimeoutError):
                     await asyncio.wait_for(broadcaster.drain(), _GRACE)
-            finally:
-                await broadcaster.disconnect()
 
 
 def _states(app: Any) -> list[Any]:

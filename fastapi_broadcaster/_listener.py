@@ -122,7 +122,9 @@ class Listener:
         self.reconciler.lost()
         self._hub.lost()
         if self.state == "connected":
-            logger.warning("%s: connection lost (%s); reconnecting", self._backend, error)
+            name = str(self._backend)
+            why = str(error).removeprefix(name).removeprefix(":").lstrip()
+            logger.warning("%s: connection lost (%s); reconnecting", name, why)
             self.reconnects += 1
             self._turn("reconnecting")
             self.lost()

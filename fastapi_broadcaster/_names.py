@@ -14,8 +14,10 @@ _FORBIDDEN = frozenset(".:/*?[]")
 
 def check_name(name: str) -> str:
     """Return a channel name or pattern that every backend may be asked for, or raise."""
-    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ChannelNameError(f"a channel name is a str, not {type(name).__name__}")
+    if type(name) is not str:
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ChannelNameError(f"a channel name is a str, not {type(name).__name__}")
+        name = str.__str__(name)  # the value of a member of an Enum; drivers would take its label
     if not 1 <= len(name) <= NAME_LENGTH:
         raise ChannelNameError(
             f"a channel name has 1 to {NAME_LENGTH:,} characters, this one has {len(name):,}"

@@ -24,12 +24,16 @@ class Connectable(Protocol):
 class Portal:
     """Runs coroutines from other threads, on a loop of its own where nobody runs one.
 
-    A forked child has neither the parent's loops nor its threads: `forget` is called there.
+    A forked child has neither the parent's loops nor its threads: `forget` is called there, and
+    returns what is the parent's.
     """
 
     _all: ClassVar["weakref.WeakSet[Portal]"] = weakref.WeakSet()
+    # Never freed: connections that are freed leave the epoll of their loop, and with it the
+    # parent's, which is the same one.
+    _parents: ClassVar[list[object]] = []
 
-    def __init__(self, broadcaster: Connectable, forget: Callable[[], None]) -> None:
+    def __init__(self, broadcaster: Connectable, forget: Callable[[], object]) -> None:
         self._broadcaster = broadcaster
         self._forget = forget
         self._all.add(self)
@@ -96,9 +100,9 @@ class Portal:
     def after_fork(cls) -> None:
         """Begin anew in a forked child."""
         for portal in cls._all:
+            cls._parents.append((portal._loop, portal._forget()))
             portal._lock = threading.Lock()
             portal._loop = portal._thread = None
-            portal._forget()
 
 
 os.register_at_fork(after_in_child=Portal.after_fork)

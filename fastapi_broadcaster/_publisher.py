@@ -50,6 +50,7 @@ class Publisher:
         self._most = most
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
+        self._doubtful = False  # whether the connection failed when it was used last
         self._batch: asyncio.Task[None] | None = None
         self._in_flight: list[_Waiting] = []
         self._ahead = 0
@@ -122,6 +123,7 @@ class Publisher:
                     for waiting in late:  # the others have time left
                         if not waiting.future.done():
                             waiting.future.set_exception(error)
+            await asyncio.sleep(0)  # those who were answered may go on, and leave together again
         except BaseException as error:
             closing = BackendUnavailableError(
                 "the broadcaster was disconnected while it published", maybe_published=True
@@ -157,13 +159,15 @@ class Publisher:
     ) -> Sequence[Outcome]:
         """Wait for a live connection, then send once; again only if nothing has left."""
         lost: ConnectionLostError | None = None
-        if deadline is None and not self._gate.is_open():
-            deadline = self._deadline()
+        deadline = self._deadline() if deadline is None else deadline
         while True:
-            while deadline is not None and not self._gate.is_open():
-                await self._until(deadline, self._gate.wait_open, lost)
-            leaving = messages()
             try:
+                while self._doubtful or not self._gate.is_open():
+                    await self._until(deadline, self._gate.wait_open, lost)
+                    if self._doubtful:  # to connect takes no more than the time that is left
+                        await self._until(deadline, self._backend.reach, lost)
+                        self._doubtful = False
+                leaving = messages()
                 outcomes = await self._backend.publish(leaving) if leaving else ()
                 if not outcomes or not isinstance(outcomes[0], ConnectionLostError):
                     return outcomes
@@ -172,7 +176,10 @@ class Publisher:
                 raise outcomes[0]
             except ConnectionLostError as error:
                 lost = error
-                deadline = self._deadline() if deadline is None else deadline
+                self._doubtful = True
+            except BackendUnavailableError:
+                self._doubtful = True
+                raise
             await self._until(deadline, lambda: asyncio.sleep(_PAUSE), lost)
 
     async def _until(

@@ -23,7 +23,8 @@ def check_routes(broadcaster: Broadcaster, app: Any) -> None:
     """Raise for a route that could never work with this broadcaster.
 
     `UnsupportedError` for history without a log, `ChannelNameError` for a fixed part that the
-    backend cannot carry, `TypeError` where `Annotated[Channel[X], ...]` is not the template's X.
+    backend cannot carry, `TypeError` where `Annotated[Channel[X], ...]` is not the template's X or
+    no `Channel` at all.
     """
     for one in _apps(app):
         default = getattr(getattr(one, "state", None), "broadcaster", broadcaster)
@@ -92,24 +93,28 @@ def _bare(type: Any) -> Any:
 
 
 def _check_type(path: str, function: Any, name: str, dependency: Ours) -> None:
-    """Compare X of `Annotated[Channel[X], Depends(...)]` with the template's type."""
+    """Compare `Annotated[Channel[X], Depends(...)]` with what it gives, and X with its type."""
     try:
         hint = get_type_hints(function, include_extras=True).get(name)
     except (NameError, TypeError, AttributeError):
         return  # an annotation that only type checkers can see
     declared = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    if get_origin(declared) not in (Channel, Subscriber):
+    kind = get_origin(declared) or declared
+    if kind not in (Channel, Subscriber):
         return
-    [found] = get_args(declared)
     types = [_bare(template.type) for template in _templates(dependency)]
     wanted = types[0]
     for other in types[1:]:
         wanted = wanted | other
-    if _bare(found) not in (wanted, Any):
+    told = f"the parameter {name!r} of the route {path!r} is declared as {declared}, but "
+    given = Subscriber if isinstance(dependency, SubscriberDependency) else Channel
+    if kind is not given:
         raise TypeError(
-            f"the parameter {name!r} of the route {path!r} is declared as {declared}, "
-            f"but its channel carries {wanted}"
+            f"{told}its Depends(...) gives a {given.__name__}: write Depends(channel(...)) for a "
+            "Channel, which publishes, and Depends(subscriber(...)) for a Subscriber, which listens"
         )
+    if any(_bare(found) not in (wanted, Any) for found in get_args(declared)):
+        raise TypeError(f"{told}its channel carries {wanted}")
 
 
 Broadcaster.startup_checks.append(check_routes)

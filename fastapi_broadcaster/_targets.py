@@ -43,13 +43,20 @@ class Source(Protocol[T_co]):
     def name(self) -> str: ...
     @property
     def codec(self) -> _Reads[T_co]: ...
+    @property
+    def backend(self) -> object: ...
 
 
-def target_of(channel: str | Source[object]) -> Target:
-    """The target that a name, which means text, or a channel stands for."""
+def target_of(channel: str | Source[object], backend: object) -> Target:
+    """The target that a name, which means text, or a channel stands for.
+
+    Raises `ValueError` for a channel of a broadcaster with another backend.
+    """
     if isinstance(channel, str):
-        return Target(channel, TEXT)
+        return Target(str.__str__(channel), TEXT)  # as `check_name` makes it
     assert isinstance(channel.codec, Codec)
+    if channel.backend is not backend:
+        raise ValueError(f"the channel {channel.name!r} is one of another broadcaster")
     return Target(channel.name, channel.codec)
 
 

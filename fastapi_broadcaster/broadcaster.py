@@ -5,23 +5,23 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from types import TracebackType
+from functools import partial
 from typing import Any, ClassVar, Self, overload
 
 from typing_extensions import TypeForm, TypeVar, Unpack
 
 from fastapi_broadcaster import _names
-from fastapi_broadcaster._capabilities import check_options, no_log, publish_in
+from fastapi_broadcaster._capabilities import check_options
 from fastapi_broadcaster._engine import Engine, Settings
 from fastapi_broadcaster._lifespan import lifespan
 from fastapi_broadcaster._listener import Backoff
 from fastapi_broadcaster._options import Options, SubscribeOptions
 from fastapi_broadcaster._portal import Portal
 from fastapi_broadcaster._targets import Target
-from fastapi_broadcaster.backends import Backend, BroadcastBackend, adapt, create_backend
+from fastapi_broadcaster.backends import Backend, BroadcastBackend, choose_backend
 from fastapi_broadcaster.backends.base import HistoryBackend
 from fastapi_broadcaster.channels import Channel, ChannelTemplate, Subscription, targets_of
-from fastapi_broadcaster.exceptions import MessageTooLargeError, NotConnectedError
+from fastapi_broadcaster.exceptions import NotConnectedError
 from fastapi_broadcaster.health import Health, HealthHook
 from fastapi_broadcaster.history import Page
 from fastapi_broadcaster.messages import Message, Receipt
@@ -35,9 +35,9 @@ U = TypeVar("U")
 class Broadcaster:
     """Realtime channels over one broker, named by a URL such as `memory://` or `redis://host`.
 
-    `async with broadcaster`, `connect()` and `disconnect()`, or `FastAPI(lifespan=
-    broadcaster.lifespan)`; it can be connected again later, on any event loop. Time-outs and
-    `linger` are in seconds, `buffer_size` in messages, `max_message_size` in bytes.
+    `FastAPI(lifespan=broadcaster.lifespan)`, `async with broadcaster`, one inside the other too, or
+    `connect()` and `disconnect()`; it can be connected again later, on any event loop. Time-outs
+    and `linger` are in seconds, `buffer_size` in messages, `max_message_size` in bytes.
     `inline_sends=False` turns off that the hub writes to streams in their tasks' names.
     `on_disconnect` and `on_reconnect`, functions or coroutine functions of the `Health`, are
     called once when the broker is lost and once when all that was subscribed is live again.
@@ -64,9 +64,8 @@ class Broadcaster:
         on_disconnect: HealthHook | None = None,
         on_reconnect: HealthHook | None = None,
     ) -> None:
-        if (url is None) == (backend is None):
-            raise ValueError("give either a URL or backend=")
-        self.backend: Backend = create_backend(url) if url is not None else adapt(backend)
+        self._make = partial(choose_backend, url, backend)
+        self.backend = self._make()
         self._settings = Settings(
             connect_timeout=connect_timeout,
             publish_timeout=publish_timeout,
@@ -97,30 +96,43 @@ class Broadcaster:
         """The event loop it is connected on, None while it is not."""
         return self._engine.loop if self._engine is not None else None
 
+    @property
+    def entries(self) -> int:
+        """How many blocks and lifespans are inside; `connect()` is one until `disconnect()`."""
+        return self._engine.entries if self._engine is not None else 0
+
     # -- life -------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Connect on the running loop; does nothing if it is connected there already.
+        """Connect on the running loop, until `disconnect()`; does nothing if it is connected there.
 
         Raises `BackendUnavailableError` within `connect_timeout`, `RuntimeError` while it is
         connected on another loop that still runs.
         """
+        await self._connect()
+
+    async def _connect(self, *, enter: bool = False) -> None:
         await self._portal.hand_over()
         if self.loop is not None and self.loop is not asyncio.get_running_loop():
             if not self.loop.is_closed():
                 raise RuntimeError("the broadcaster is connected on another event loop")
             self._engine = None  # its loop went without a disconnect
-        if self._engine is None:
-            self._engine = engine = Engine(self.backend, self._settings)
-            try:
-                await engine.start()
-            except BaseException:
-                self._engine = None
-                raise
-            self.connected.add(self)
+        if self._engine is not None:
+            self._engine.entries += enter
+            return
+        self._engine = engine = Engine(self.backend, self._settings)
+        try:
+            await engine.start()
+        except BaseException:
+            self._engine = None
+            raise
+        self.connected.add(self)
 
     async def disconnect(self) -> None:
-        """End every stream and every task and leave the broker; idempotent."""
+        """End every stream and every task and leave the broker; idempotent.
+
+        At once, also inside `async with` and lifespans, which disconnect when the last is left.
+        """
         engine, self._engine = self._engine, None
         self._left = datetime.now(UTC)
         self.connected.discard(self)
@@ -128,16 +140,16 @@ class Broadcaster:
             await engine.stop()
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        """As `connect`; blocks may be inside one another, and inside a lifespan."""
+        await self._connect(enter=True)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.disconnect()
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Disconnect if no other block or lifespan, and no `connect()`, needs the connection."""
+        if (engine := self._engine) is not None:
+            engine.entries -= 1
+            if not engine.entries:
+                await self.disconnect()
 
     def lifespan(self, app: Any) -> AbstractAsyncContextManager[None]:
         """`FastAPI(lifespan=broadcaster.lifespan)`: connect, serve, end the streams, disconnect.
@@ -233,13 +245,13 @@ class Broadcaster:
         "drop_newest", "latest" or "close"; `on_invalid=` "skip" or "raise". Entering it waits up
         to `subscribe_timeout`, then raises `BackendUnavailableError`.
         """
-        return Subscription(self, targets_of(self, channel, pattern), Options(**options))
+        return Subscription(self, targets_of(self, channel, pattern), Options.of(options))
 
     # -- what channels ask for --------------------------------------------------------------
 
     def check_name(self, name: str) -> str:
         """Return the name if this backend can carry it, else raise `ChannelNameError`."""
-        self.backend.check_name(_names.check_name(name))
+        self.backend.check_name(name := _names.check_name(name))
         return name
 
     def check_options(self, targets: tuple[Target, ...], options: Options) -> None:
@@ -254,25 +266,12 @@ class Broadcaster:
         return self._portal.run(lambda: self._publish(channel.name, data))
 
     async def _publish(self, channel: str, data: bytes, connection: object = None) -> Receipt:
-        if len(data) > self._settings.max_message_size:
-            raise MessageTooLargeError(
-                f"{len(data):,} bytes are more than the {self._settings.max_message_size:,} "
-                "that a message may have"
-            )
-        engine, message = self._running(), Message(channel, data)
-        if connection is not None:
-            return await publish_in(self.backend, connection, message)
-        position = await engine.publishers.of(channel).publish(message)
-        if position is None or engine.log is None:
-            return Receipt(channel=channel)
-        return Receipt(channel=channel, id=engine.log.format(channel, dict([position])))
+        return await self._running().publish(Message(channel, data), connection)
 
     async def page_of(
         self, channel: Channel[T], *, limit: int, before: str | None, after: str | None
     ) -> Page[T]:
-        log = self._running().log
-        if log is None:
-            raise no_log(self.backend)
+        log = self._running().needed_log
         return await log.page(channel.name, channel.codec, limit=limit, before=before, after=after)
 
     async def open(
@@ -280,9 +279,11 @@ class Broadcaster:
     ) -> tuple[Subscriber[Any], Callable[[], None]]:
         return await self._running().open(targets, options)
 
-    def _forget(self) -> None:
-        """Leave a connection that belongs to another process alone."""
-        self._engine = None
+    def _forget(self) -> object:
+        """Begin anew in a forked child; returns what is the parent's."""
+        theirs = self._engine, self.backend
+        self._engine, self.backend = None, self._make()
+        return theirs
 
     def _running(self) -> Engine:
         if self._engine is None:

@@ -1,7 +1,7 @@
 """Channels: templates of their names, one channel's face, and the options of a subscription."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Protocol, overload
 
@@ -10,10 +10,11 @@ from typing_extensions import TypeForm, TypeVar, Unpack
 
 from fastapi_broadcaster import _names
 from fastapi_broadcaster._options import Options, SubscribeOptions
-from fastapi_broadcaster._targets import Target
+from fastapi_broadcaster._targets import Target, target_of
+from fastapi_broadcaster.backends.base import Backend
 from fastapi_broadcaster.history import Page
 from fastapi_broadcaster.messages import Receipt
-from fastapi_broadcaster.serializers import TEXT, Codec, Serializer
+from fastapi_broadcaster.serializers import TEXT, Codec, Serializer, type_name
 from fastapi_broadcaster.subscribers import Subscriber
 
 T = TypeVar("T", default=str)
@@ -62,7 +63,7 @@ class ChannelTemplate(Generic[T]):
 
     def __repr__(self) -> str:
         bound = "".join(f", {name}={value!r}" for name, value in self.bindings.items())
-        return f"ChannelTemplate({self.name!r}, {_type_name(self.type)}{bound})"
+        return f"ChannelTemplate({self.name!r}, {type_name(self.type)}{bound})"
 
     @property
     def pattern(self) -> str:
@@ -135,12 +136,11 @@ def _is_binding(value: object) -> bool:
     return callable(getattr(value, "dependency", None)) or hasattr(value, "__metadata__")
 
 
-def _type_name(type: object) -> str:
-    return getattr(type, "__name__", None) or str(type)
-
-
 class Host(Protocol):
     """What a channel needs of its broadcaster."""
+
+    @property
+    def backend(self) -> Backend: ...
 
     async def publish_to(
         self, channel: "Channel[Any]", message: Any, connection: object
@@ -170,8 +170,13 @@ class Channel(Generic[T]):
         self.codec = codec
         self._host = host
 
+    @property
+    def backend(self) -> Backend:
+        """That of its broadcaster."""
+        return self._host.backend
+
     def __repr__(self) -> str:
-        return f"Channel({self.name!r}, {_type_name(self.codec.type)})"
+        return f"Channel({self.name!r}, {type_name(self.codec.type)})"
 
     async def publish(self, message: T, *, connection: object | None = None) -> Receipt:
         """Validate and publish one message; returns when the broker has accepted it.
@@ -195,7 +200,7 @@ class Channel(Generic[T]):
 
     def subscribe(self, **options: Unpack[SubscribeOptions]) -> "Subscription[T]":
         """Subscribe to this channel; the options are those of `Broadcaster.subscribe`."""
-        return Subscription(self._host, (Target(self.name, self.codec),), Options(**options))
+        return Subscription(self._host, (Target(self.name, self.codec),), Options.of(options))
 
     async def page(
         self, *, limit: int = 100, before: str | None = None, after: str | None = None
@@ -203,7 +208,8 @@ class Channel(Generic[T]):
         """Read a page of at most `limit` (1 to 1,000) events of the log, oldest first.
 
         The newest ones, or those `before` or `after` an id. Raises `HistoryLostError` for an id
-        that is not of this log or no longer in it, `UnsupportedError` without a log.
+        that is not of this log or no longer in it, `UnsupportedError` without a log, `PageError`
+        for a limit out of bounds and for both ids.
         """
         return await self._host.page_of(self, limit=limit, before=before, after=after)
 
@@ -249,8 +255,18 @@ def targets_of(
         return (Target(_names.check_name(pattern), TEXT, is_pattern=True),)
     if channel is None:
         raise TypeError("subscribe() wants a channel or pattern=")
-    chosen = [channel] if isinstance(channel, str | Channel) else channel
-    channels = [Channel(host, one, TEXT) if isinstance(one, str) else one for one in chosen]
+    chosen: Iterable[Any] = [channel]
+    if isinstance(channel, Iterable) and not isinstance(channel, str | bytes):
+        chosen = list(channel)
+    for one in chosen:
+        if isinstance(one, ChannelTemplate):
+            raise TypeError(
+                f"{one.name!r} is a template: subscribe to broadcaster.channel(template, ...), or "
+                "to pattern=template, which hears all of its channels"
+            )
+    channels: list[Channel[Any]] = [
+        one if isinstance(one, Channel) else Channel(host, one, TEXT) for one in chosen
+    ]
     if not channels:
         raise ValueError("subscribe() wants at least one channel")
-    return tuple({one.name: Target(one.name, one.codec) for one in channels}.values())
+    return tuple({one.name: target_of(one, host.backend) for one in channels}.values())

@@ -86,24 +86,29 @@ class Delivery:
 
 
 class _Complaints:
-    """Logs invalid messages at most once in `every` seconds per channel, with their number."""
+    """Logs what is skipped, at most once in `every` seconds per channel and kind of error."""
 
     def __init__(self, every: float = 10.0, most: int = 1_000) -> None:
         self.every = every
         self.most = most
-        self._last: dict[str, tuple[float, int]] = {}
+        self._last: dict[object, tuple[float, int]] = {}
 
     def log(self, channel: str, error: SerializationError) -> None:
-        now = time.monotonic()
-        last, held_back = self._last.get(channel, (-self.every, 0))
+        now, key = time.monotonic(), (channel, _kind(error))
+        last, held_back = self._last.get(key, (-self.every, 0))
         if now - last < self.every:
-            self._last[channel] = (last, held_back + 1)
+            self._last[key] = (last, held_back + 1)
             return
         if len(self._last) >= self.most:
             self._last.clear()
-        self._last[channel] = (now, 0)
+        self._last[key] = (now, 0)
         more = f" ({held_back} more since the last line)" if held_back else ""
         logger.warning("skipped an invalid message on %r: %s%s", channel, error, more)
+
+
+def _kind(error: SerializationError) -> object:
+    """What tells one mistake from another, and is the same for any number of messages."""
+    return error.__cause__ and (type(error.__cause__), str(error).partition(":")[0])
 
 
 complaints = _Complaints()

@@ -19,12 +19,13 @@ from fastapi_broadcaster._targets import Target
 from fastapi_broadcaster.broadcaster import Broadcaster
 from fastapi_broadcaster.channels import Channel, ChannelTemplate, Subscription, is_constant
 from fastapi_broadcaster.exceptions import (
-    BackendUnavailableError,
+    BackendError,
     BroadcasterError,
     ChannelNameError,
     HistoryLostError,
     MessageTooLargeError,
     NotConnectedError,
+    PageError,
     SerializationError,
     SlowSubscriberError,
     UnsupportedError,
@@ -42,13 +43,14 @@ logger = logging.getLogger("fastapi_broadcaster")
 _REASON = 123  # bytes that a WebSocket's close reason may have
 # error: (HTTP status, WebSocket close code)
 _ANSWERS: dict[type[BroadcasterError], tuple[int, int]] = {
-    BackendUnavailableError: (503, 1013),
     MessageTooLargeError: (413, 1009),
     SerializationError: (422, 1007),
     ChannelNameError: (422, 1008),
+    PageError: (422, 1008),
     HistoryLostError: (410, 1008),
     SlowSubscriberError: (503, 1013),
     UnsupportedError: (501, 1011),
+    BackendError: (503, 1013),
 }
 
 
@@ -61,7 +63,7 @@ async def map_errors(connection: HTTPConnection) -> AsyncIterator[None]:
     try:
         yield
     except tuple(_ANSWERS) as error:
-        if isinstance(error, BackendUnavailableError | UnsupportedError):
+        if isinstance(error, BackendError | UnsupportedError):
             logger.warning("%s", error)
         status, code = next(answer for kind, answer in _ANSWERS.items() if isinstance(error, kind))
         if not isinstance(connection, WebSocket):
@@ -144,11 +146,11 @@ class SubscriberDependency(Generic[T]):
         # two templates may name the same channel: the client chooses the values
         chosen = {name: Target(host.check_name(name), codec) for name, codec in reversed(named)}
         targets = tuple(reversed(chosen.values()))
-        after = values[_HEADER] or values[_QUERY] or _socket_after(values[_CONNECTION]) or None
+        after = values[_HEADER] or _put_behind(values[_CONNECTION]) or values[_QUERY] or None
         subscription: Subscription[T] = Subscription(host, targets, self.options.but(after=after))
         try:
             subscriber = await subscription.__aenter__()
-        except BackendUnavailableError as error:
+        except BackendError as error:
             # The status of an event stream is 200 even so, else a browser never comes back:
             # whoever reads this subscriber gets the error.
             logger.warning("could not subscribe: %s", error)
@@ -224,7 +226,7 @@ def subscriber(
     client's Last-Event-ID header, or `?last_event_id=`, wins over `history`. On a WebSocket,
     where a browser can set no header, `?after=` is the same.
     """
-    return SubscriberDependency(channels, broadcaster, Options(**options))
+    return SubscriberDependency(channels, broadcaster, Options.of(options, "subscriber"))
 
 
 def _template(template: ChannelTemplate[Any] | str) -> ChannelTemplate[Any]:
@@ -235,10 +237,11 @@ def _template(template: ChannelTemplate[Any] | str) -> ChannelTemplate[Any]:
 
 _HOST, _MAP, _HEADER, _QUERY = "_broadcaster", "_map_errors", "_last_event_id", "_after"
 _CONNECTION = "_connection"
+_BEHIND = "The id of an event, to go on behind it"
 _RESUME = [
     (_CONNECTION, HTTPConnection, inspect.Parameter.empty),
-    (_HEADER, Annotated[str | None, Header(alias="Last-Event-ID")], None),
-    (_QUERY, Annotated[str | None, Query(alias="last_event_id")], None),
+    (_HEADER, Annotated[str | None, Header(alias="Last-Event-ID", description=_BEHIND)], None),
+    (_QUERY, Annotated[str | None, Query(alias="last_event_id", description=_BEHIND)], None),
 ]
 
 
@@ -281,8 +284,10 @@ def _checked(name: str, value: Any) -> Any:
     return value
 
 
-def _socket_after(connection: HTTPConnection) -> str | None:
-    return connection.query_params.get("after") if isinstance(connection, WebSocket) else None
+def _put_behind(connection: HTTPConnection) -> str | None:
+    """The id that a socket's client, or a substitute for EventSource, puts behind its URL."""
+    name = "after" if isinstance(connection, WebSocket) else "lastEventId"
+    return connection.query_params.get(name)
 
 
 def _host(broadcaster: Broadcaster | None, values: dict[str, Any]) -> Broadcaster:

@@ -6,6 +6,7 @@
     ├── ChannelNameError              a channel name or a template value that is not allowed
     ├── SerializationError            data that does not fit the channel's type
     ├── MessageTooLargeError          more bytes than `max_message_size` or than the broker takes
+    ├── PageError                     a page that cannot be: its limit, or both ids
     ├── HistoryLostError              the log no longer holds what was asked for
     ├── SlowSubscriberError           `overflow="close"` ended a subscriber
     ├── Unsubscribed                  `subscriber.get()` after the end of the stream
@@ -46,6 +47,10 @@ class MessageTooLargeError(BroadcasterError, ValueError):
     """A message has more bytes than may be published."""
 
 
+class PageError(BroadcasterError, ValueError):
+    """A page was asked for with a limit out of bounds, or both `before` and `after` an id."""
+
+
 class HistoryLostError(BroadcasterError):
     """What was asked for is not, or not provably, in the log any more.
 
@@ -57,7 +62,9 @@ class HistoryLostError(BroadcasterError):
     def __init__(
         self, reason: GapReason, *, kept: Mapping[str, int], missed: int | None = None
     ) -> None:
-        what = "the log was reset" if reason == "reset" else "the log no longer reaches back so far"
+        what = "the log no longer reaches back so far"
+        if reason == "reset":
+            what = "the id is not of this log, or the log was reset"
         super().__init__(f"{what}; messages may be missing before what it still holds")
         self.reason: GapReason = reason
         self.kept = kept

@@ -18,6 +18,7 @@ from fastapi_broadcaster.exceptions import (
     BackendUnavailableError,
     ConnectionLostError,
     HistoryLostError,
+    PageError,
 )
 from fastapi_broadcaster.messages import Cursor, Event, Gap, History, behind
 from fastapi_broadcaster.serializers import Codec
@@ -82,9 +83,10 @@ class Log:
     ) -> Page[T]:
         """Read one page for a user; ids that are not of this log raise `HistoryLostError`."""
         if not 1 <= limit <= MAX_LIMIT:
-            raise ValueError(f"limit must be 1 to {MAX_LIMIT}, not {limit}")
+            raise PageError(f"limit must be 1 to {MAX_LIMIT}, not {limit}")
+        before, after = before or None, after or None  # a URL's `?before=` stands for none
         if before is not None and after is not None:
-            raise ValueError("give before= or after=, not both")
+            raise PageError("give before= or after=, not both")
         place = before if before is not None else after
         cursor = self.parse(channel, place) if place is not None else None
         found = await self.read(

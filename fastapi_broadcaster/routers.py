@@ -1,13 +1,15 @@
 """channel_router: publish, stream, history and WebSocket routes for a template, with OpenAPI."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query, WebSocket
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends as DependsParam
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from pydantic import Base64Bytes
 from typing_extensions import TypeVar
 
@@ -73,9 +75,17 @@ def channel_router(
     and gaps, and `allowed_origins` lets pages of other hosts in, see `relay`. `max_body_size`
     is in bytes. Routes are named after the template, or `name`: `rooms_room_publish`,
     `rooms_room_events`, `rooms_room_history`, `rooms_room_ws`. Authorisation belongs in the
-    dependencies or in the template: these run before the subscription.
+    dependencies or in the template: these run before the subscription. `ValueError` for a `path`
+    that cannot be requested, or that names a parameter otherwise than the template.
     """
     check_origins(allowed_origins)
+    if not isinstance(template, ChannelTemplate):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"channel_router() takes a ChannelTemplate, not {template!r}: "
+            'ChannelTemplate("name", its type)'
+        )
+    if path and not path.startswith("/"):
+        raise ValueError(f"the path {path!r} wants a / at its beginning")
     router = APIRouter()
     slug = name or re.sub(r"\W+", "_", template.name).strip("_")
     target = Depends(channel(template, broadcaster=broadcaster))
@@ -124,7 +134,33 @@ def channel_router(
             name=f"{slug}_ws",
             dependencies=[*subscribe_dependencies, *(publish_dependencies if publish else ())],
         )
+    _check_path(router, template, path)
     return router
+
+
+def _check_path(router: APIRouter, template: ChannelTemplate[Any], path: str) -> None:
+    """Raise `ValueError` where the path has other parameters in place of the template's.
+
+    More of them than the template has may be a dependency's, and fewer may be in the prefix.
+    """
+    for route in router.routes:
+        assert isinstance(route, APIRoute | APIWebSocketRoute)
+        readers = list(_walk(route.dependant))
+        read = {field.alias for reader in readers for field in reader.path_params}
+        asked = {field.alias for reader in readers for field in reader.query_params}
+        unread = set(re.findall(r"{(\w+)", path)) - read
+        missing = asked.intersection(template.parameters)
+        if unread and missing:
+            raise ValueError(
+                f"the path {path!r} has the parameter {unread.pop()!r}, and the channel "
+                f"{template.name!r} has {missing.pop()!r}: give them the same name"
+            )
+
+
+def _walk(dependant: Dependant) -> Iterator[Dependant]:
+    yield dependant
+    for one in dependant.dependencies:
+        yield from _walk(one)
 
 
 def _json_type(template: ChannelTemplate[Any]) -> Any:
@@ -171,7 +207,7 @@ def _page_route(template: ChannelTemplate[Any], log: Any) -> Any:
         Its `previous` leads back as `before`, its `next` leads on as `after`; null means that
         there is nothing there.
         """
-        if before is not None and after is not None:
+        if before and after:
             problem = {"type": "value_error", "loc": ("query", "after"), "input": after}
             raise RequestValidationError([{**problem, "msg": "give before or after, not both"}])
         return await target.page(limit=limit, before=before, after=after)

@@ -3,7 +3,8 @@
 import base64
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Protocol, cast
+from types import UnionType
+from typing import Annotated, Any, Generic, Protocol, Union, cast, get_args, get_origin
 
 import orjson
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -180,7 +181,6 @@ class Codec(Generic[T]):
 
     def _complaint(self, error: Exception) -> str:
         """Say what is wrong, and never the data itself: it may be a secret."""
-        name = getattr(self.type, "__name__", None) or str(self.type)
         if isinstance(error, ValidationError):
             lines = error.errors(include_url=False, include_input=False)
             found = "; ".join(
@@ -200,7 +200,16 @@ class Codec(Generic[T]):
             found = str(error)
         else:
             found = f"{type(error).__name__} in its serializer"
-        return f"not a valid {name}: {found[:_COMPLAINT]}"
+        return f"not a valid {type_name(self.type)}: {found[:_COMPLAINT]}"
+
+
+def type_name(type: object) -> str:
+    """What a type is called: a union by its members."""
+    if get_origin(type) is Annotated:
+        return type_name(get_args(type)[0])
+    if get_origin(type) in (Union, UnionType):
+        return " | ".join(type_name(member) for member in get_args(type))
+    return getattr(type, "__name__", None) or str(type)
 
 
 def _what(error: ErrorDetails) -> str:
@@ -214,10 +223,10 @@ TEXT: Codec[str] = Codec(str)
 
 def encode_text(message: str | bytes) -> bytes:
     """What a plain channel carries; raises `SerializationError` for anything else."""
-    if isinstance(message, bytes):
-        return message
-    if isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(message, str):
         return TEXT.dumps(message)
+    if isinstance(message, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return message
     raise SerializationError(
         f"a plain channel carries str or bytes, not {type(message).__name__}: "
         "declare a ChannelTemplate with that type"

@@ -16,10 +16,11 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import TypeForm, TypeVar
 
 from fastapi_broadcaster._hang_up import hang_up
+from fastapi_broadcaster._options import check_seconds
 from fastapi_broadcaster.channels import Subscription
 from fastapi_broadcaster.deliveries import View
 from fastapi_broadcaster.exceptions import (
-    BackendUnavailableError,
+    BackendError,
     SerializationError,
     SlowSubscriberError,
 )
@@ -29,6 +30,7 @@ from fastapi_broadcaster.subscribers import Subscriber
 
 T = TypeVar("T")
 END = "~end"
+TAKEN = ("gap", "end")  # names of the frames that are no messages
 RETRY = (1.0, 2.0)  # seconds; the client waits somewhere between before it reconnects
 RETRY_DRAIN = (1.0, 5.0)
 logger = logging.getLogger("fastapi_broadcaster")
@@ -45,7 +47,8 @@ class EventStreamResponse(Response):
     answered. `event`: the SSE event name of messages ("gap" and "end" are taken), or a function
     that names each message. A message for which one of these functions fails is skipped, logged
     and counted. `max_age`: end after so many seconds, for a clean reconnect. `send_timeout`: give
-    up on a client that takes nothing for so many seconds.
+    up on a client that takes nothing for so many seconds. Each time is more than 0, or None for
+    never; else `ValueError`, as for a name that cannot be. `TypeError` for other `events`.
     """
 
     media_type = "text/event-stream"
@@ -63,10 +66,16 @@ class EventStreamResponse(Response):
         headers: Mapping[str, str] | None = None,
         background: BackgroundTask | None = None,
     ) -> None:
+        if not isinstance(events, Subscriber | Subscription):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                "EventStreamResponse() takes a Subscriber or channel.subscribe(...), "
+                f"not {type(events).__name__}"
+            )
         if isinstance(events, Subscriber) and events.closed:
             raise RuntimeError("this subscriber is closed: respond inside its `async with`")
         if isinstance(event, str):
             _name_line(event)
+        check_seconds(ping=ping, max_age=max_age, send_timeout=send_timeout)
         self._events: Subscriber[Any] | Subscription[Any] = events
         self._timing = {"ping": ping, "max_age": max_age, "send_timeout": send_timeout}
         self._until: Callable[[Any], bool] | None = until
@@ -117,7 +126,7 @@ class EventStreamResponse(Response):
             try:
                 async with self._events as subscriber:
                     await self._respond(subscriber, scope, receive, send)
-            except BackendUnavailableError as error:
+            except BackendError as error:
                 await self._start(send)
                 await self._end(scope, send, error)
         if self.background is not None:
@@ -142,7 +151,7 @@ class EventStreamResponse(Response):
         except StalledError as error:
             logger.warning("closed a client of %s that %s", ", ".join(subscriber.channels), error)
             return await self._hang_up(scope, receive)
-        except (BackendUnavailableError, SlowSubscriberError, SerializationError) as error:
+        except (BackendError, SlowSubscriberError, SerializationError) as error:
             return await self._end(scope, send, error)
         await self._end(scope, send, subscriber.inbox.error, draining=subscriber.inbox.draining)
 
@@ -193,8 +202,7 @@ class _EventStream(Stream):
 
     def start_id(self) -> bytes:
         """Lets a client resume that has not seen an event yet."""
-        start = self.start()
-        return b"id: %b\n" % start.encode() if start is not None else b""
+        return _id_line(self.start())
 
     def compose(self) -> ASGIMessage | None:
         chunks = self.collect(self._frame_or_gap)
@@ -211,7 +219,7 @@ class _EventStream(Stream):
         frame = self._frame(item)
         if self._is_last(item.event.message):
             self.finished = True
-            frame += b"event: end\nid: %b\ndata:\n\n" % END.encode()
+            frame += b"id: %b\nevent: end\ndata:\n\n" % END.encode()
         return frame
 
     def _is_last(self, message: Any) -> bool:
@@ -234,31 +242,38 @@ class _EventStream(Stream):
             if (data := view.frames.get("data")) is None:
                 codec = self.subscriber.targets.codec_of(event.channel)
                 data = view.frames["data"] = b"data: %b\n\n" % codec.to_json(event.message)
-            id = b"id: %b\n" % event.id.encode() if event.id is not None else b""
-            frame = id + self._name_line(event.message) + data
+            frame = _id_line(event.id) + self._name_line(event.message) + data
             if not view.own:
                 view.frames[self._key] = frame
         return frame
 
     def _gap(self, gap: Gap) -> bytes:
         told = {"channel": gap.channel, "reason": gap.reason, "missed": gap.missed}
-        cursor = self.subscriber.cursor
-        id = b"id: %b\n" % cursor.encode() if cursor is not None else b""
+        id = _id_line(self.subscriber.cursor)
         return b"%bevent: gap\ndata: %b\n\n" % (id, orjson.dumps(told))
+
+
+def _id_line(id: str | None) -> bytes:
+    """Before the data: simple clients pair a `data:` with the `id:` that they have seen."""
+    return b"id: %b\n" % id.encode() if id is not None else b""
 
 
 def _name_line(name: str) -> bytes:
     if not name or any(char in name for char in "\r\n\0"):
         raise ValueError(f"event= is one line of text, not {name!r}")
+    if name in TAKEN:
+        raise ValueError(f"event={name!r} is taken: gaps and the end of a stream have that name")
     return b"event: %b\n" % name.encode()
 
 
 def last_event_id(scope: Scope) -> str | None:
-    """Where the client wants to go on: the header, else the query parameter."""
+    """Where the client wants to go on: the header, else what was put behind the URL.
+
+    Substitutes for a browser's EventSource do that with `lastEventId`, when they reconnect.
+    """
+    query = QueryParams(scope["query_string"])
     header = Headers(scope=scope).get("last-event-id")
-    if header:
-        return header
-    return QueryParams(scope["query_string"]).get("last_event_id") or None
+    return header or query.get("lastEventId") or query.get("last_event_id") or None
 
 
 def _body(data: bytes, *, more: bool = True) -> ASGIMessage:

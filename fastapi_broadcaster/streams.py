@@ -156,7 +156,7 @@ class Stream(ABC):
                 if message is not None:
                     self._sent = self._loop.time()
                     self._ping_due = False
-                    await self._patiently(self._send(message))
+                    await self._patiently(self._deliver(message))
                 elif self.subscriber.inbox.behind:
                     await self.subscriber.inbox.read_page()
                 elif self.subscriber.inbox.ended:

@@ -21,6 +21,8 @@ T = TypeVar("T", default=str)
 class Membership(Protocol):
     """What changes the channels of a subscriber: the engine."""
 
+    @property
+    def backend(self) -> object: ...
     async def add(
         self, subscriber: "Subscriber[Any]", target: Target, options: Options
     ) -> None: ...
@@ -92,7 +94,7 @@ class Subscriber(Generic[T]):
         Raises `Unsubscribed` at the end of the subscription, `SlowSubscriberError` with
         `overflow="close"`, `SerializationError` with `on_invalid="raise"`.
         """
-        while isinstance(item := await self._next(), Gap):
+        while isinstance(item := self._ready() or await self._next(), Gap):
             pass
         return item.event
 
@@ -100,7 +102,7 @@ class Subscriber(Generic[T]):
         """Yield events, and a `Gap` at each place where messages may be missing."""
         try:
             while True:
-                item = await self._next()
+                item = self._ready() or await self._next()
                 yield item if isinstance(item, Gap) else item.event
         except Unsubscribed:
             return
@@ -110,7 +112,7 @@ class Subscriber(Generic[T]):
 
     async def __anext__(self) -> Event[T]:
         try:
-            while isinstance(item := await self._next(), Gap):
+            while isinstance(item := self._ready() or await self._next(), Gap):
                 pass
             return item.event
         except Unsubscribed:
@@ -150,26 +152,32 @@ class Subscriber(Generic[T]):
         """Hear one more channel: all that is published on it from then on, as with `subscribe`.
 
         A name or a `Channel`; the options are those of `subscribe`, for this channel alone. Does
-        nothing for a channel that is heard already. Raises what `subscribe` raises, and `TypeError`
-        for a subscriber of a pattern. From the second channel on, ids are those of several
-        channels: one from before cannot be resumed from with all of them (gap "reset").
+        nothing for a channel that is heard already, and where an error or a shutdown has ended the
+        stream, which its reader is told. Raises what `subscribe` raises, `TypeError` for a
+        subscriber of a pattern, `Unsubscribed` for one that was left. From the second channel on,
+        ids are those of several channels: one from before cannot be resumed from with all of them
+        (gap "reset").
         """
-        target = target_of(channel)
         options = Options(history=history, after=after, latest=latest)
-        if self._membership is not None and target.name not in self.targets:
-            await self._membership.add(self, target, options)
+        if self.closed:
+            raise Unsubscribed("the subscription has ended: it hears no more channels")
+        if self._membership is not None:
+            target = target_of(channel, self._membership.backend)
+            if target.name not in self.targets:
+                await self._membership.add(self, target, options)
 
     def remove(self, channel: str | Source[object]) -> None:
         """Hear a channel no more: what waits of it is dropped, and `cursor` forgets it.
 
-        Does nothing for a channel that is not heard. Raises `TypeError` for a subscriber of a
-        pattern.
+        Does nothing for a channel that is not heard, also when the subscription has ended. Raises
+        `TypeError` for a subscriber of a pattern.
         """
         if self.targets.has_pattern:
             raise TypeError("a subscriber of a pattern cannot let go of channels")
-        name = target_of(channel).name
-        if self._membership is not None and name in self.targets:
-            self._membership.remove(self, name)
+        if self._membership is not None:
+            name = target_of(channel, self._membership.backend).name
+            if name in self.targets:
+                self._membership.remove(self, name)
 
     @property
     def closed(self) -> bool:
@@ -233,13 +241,16 @@ class Subscriber(Generic[T]):
             self.inbox.error = error
             raise error
 
-    async def _next(self) -> View[T] | Gap:
+    def _ready(self) -> View[T] | Gap | None:
+        """What waits for the one reader; it does not have to wait itself."""
         if self._reading or self._sink is not None:
             raise RuntimeError("this subscriber has a reader already")
+        return self.take()
+
+    async def _next(self) -> View[T] | Gap:
+        """Wait for what comes next: nothing waits for the reader."""
+        inbox = self.inbox
         while True:
-            if (item := self.take()) is not None:
-                return item
-            inbox = self.inbox
             if inbox.ended:
                 raise inbox.error or Unsubscribed("the subscription has ended")
             self._reading = True
@@ -247,6 +258,8 @@ class Subscriber(Generic[T]):
                 await (inbox.read_page() if inbox.behind else self._wait())
             finally:
                 self._reading = False
+            if (item := self.take()) is not None:
+                return item
 
     async def _wait(self) -> None:
         waiter = self._waiter = asyncio.get_running_loop().create_future()

@@ -15,11 +15,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from typing_extensions import TypeVar
 
 from fastapi_broadcaster._hang_up import hang_up
+from fastapi_broadcaster._options import check_seconds
 from fastapi_broadcaster.channels import Channel
 from fastapi_broadcaster.deliveries import View
 from fastapi_broadcaster.exceptions import (
     BackendError,
-    BackendUnavailableError,
     BroadcasterError,
     ChannelNameError,
     MessageTooLargeError,
@@ -64,8 +64,9 @@ async def relay(
     One text frame per event (a binary one for `bytes`), or with `envelope=True` arrays of
     `{"type": "ready", "id"}` (the first), `{"type": "message", "channel", "id", "message"}`,
     `{"type": "gap", "channel", "reason", "missed", "id"}` and
-    `{"type": "error", "error", "detail"}`. The last `id` that was not null is the one to come
-    back with, as `?after=`. Without an envelope neither ids nor gaps are sent.
+    `{"type": "error", "error", "detail"}`, with the `status` of an `HTTPException`. The last `id`
+    that was not null is the one to come back with, as `?after=`. Without an envelope neither ids
+    nor gaps are sent. A `TypeError` tells what `events` and `on_message` have to be.
 
     A browser's Origin must be this host, or one of `allowed_origins` ("https://example.org",
     "*"), else the socket is refused. Returns when the client has gone or the stream has ended:
@@ -73,6 +74,12 @@ async def relay(
     for what a client sends.
     """
     check_origins(allowed_origins)
+    check_seconds(send_timeout=send_timeout)
+    if not isinstance(events, Subscriber):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            "relay() takes a live Subscriber, of Depends(subscriber(...)) or "
+            f"`async with channel.subscribe() as events`, not {type(events).__name__}"
+        )
     if publish_to is not None and on_message is not None:
         raise ValueError("give publish_to= or on_message=, not both")
     if not _same_origin(websocket, allowed_origins):
@@ -95,7 +102,7 @@ async def relay(
         logger.warning("closed a client of %s that %s", ", ".join(events.channels), error)
         hang_up(websocket.scope)
         return
-    except (BackendUnavailableError, SlowSubscriberError, SerializationError) as error:
+    except (BackendError, SlowSubscriberError, SerializationError) as error:
         return await _close(websocket, error, send_timeout)
     except WebSocketDisconnect:
         return
@@ -191,8 +198,11 @@ class _FrameStream(Stream):
         """Send an error frame; the socket stays. A client that reads none gets no more."""
         if len(self._notices) >= _NOTICES:
             return
-        detail = error.detail if isinstance(error, HTTPException) else outward(error)
-        told = {"type": "error", "error": type(error).__name__, "detail": detail}
+        told: dict[str, object] = {"type": "error", "error": type(error).__name__}
+        if isinstance(error, HTTPException):
+            told |= {"detail": error.detail, "status": error.status_code}
+        else:
+            told |= {"detail": outward(error)}
         self._notices.append(orjson.dumps(told))
         self.flush()
 
@@ -201,6 +211,12 @@ class _FrameStream(Stream):
 
     def compose_ping(self) -> ASGIMessage:
         raise AssertionError("the server pings WebSockets by itself")
+
+    async def _deliver(self, message: ASGIMessage) -> None:
+        try:
+            await self._send(message)
+        except RuntimeError as error:  # the server has closed it: the client answered no ping
+            raise WebSocketDisconnect(1006) from error
 
     def _compose_one(self) -> ASGIMessage | None:
         if self._notices:
@@ -264,9 +280,15 @@ def _same_origin(websocket: WebSocket, allowed: Collection[str]) -> bool:
 
 
 def _annotation(on_message: Callable[..., object]) -> Any:
-    """The type of a handler's message; str where it has no annotation."""
+    """The type of a handler's message; str where it has no annotation.
+
+    Raises `TypeError` for a `channel.publish`, whose type is known to type checkers alone.
+    """
     parameters = list(inspect.signature(on_message).parameters.values())
     if not parameters:
         raise TypeError("on_message= takes the message as its first parameter")
     function = on_message if inspect.isroutine(on_message) else type(on_message).__call__
-    return get_type_hints(function, include_extras=True).get(parameters[0].name, str)
+    found = get_type_hints(function, include_extras=True).get(parameters[0].name, str)
+    if isinstance(found, TypeVar):
+        raise TypeError("on_message= takes messages of a type variable: give publish_to=channel")
+    return found

@@ -249,8 +249,7 @@ class RedisBroker(Broker):
         self.server.resume()
 
     async def drop_clients(self) -> None:
-        await self.ask("CLIENT", "KILL", "TYPE", "pubsub")
-        await self.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await self.ask("CLIENT", "KILL", "SKIPME", "yes")
 
     async def wipe(self) -> None:
         await self.ask("FLUSHALL")
@@ -265,5 +264,5 @@ class RedisBroker(Broker):
 
     async def ask(self, *command: str) -> Any:
         """Send one command over a connection of its own."""
-        async with RedisClient.from_url(self.url) as client:
+        async with RedisClient.from_url(self.server.url, socket_timeout=60) as client:
             return await client.execute_command(*command)

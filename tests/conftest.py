@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fastapi_broadcaster import Broadcaster, UnsupportedError
 from tests.backends import CASES, BackendCase, row_in
@@ -28,6 +29,10 @@ PROMISES = {
 }
 _cells: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
 _numbers = itertools.count(1)
+
+# a machine that stands still for a while is no failure of what a property is about
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("calm")
 
 
 @pytest.fixture(params=CASES, ids=[case.id for case in CASES])
@@ -65,8 +70,10 @@ def own_broker(case: BackendCase) -> Iterator[Broker]:
 
 @pytest.fixture
 async def broadcaster(broker: Broker) -> AsyncIterator[Broadcaster]:
-    """Connected, with the defaults."""
-    async with broker.broadcaster() as broadcaster:
+    """Connected, with the defaults, but for more patience with a machine that stands still."""
+    async with broker.broadcaster(
+        connect_timeout=30.0, subscribe_timeout=30.0, publish_timeout=30.0
+    ) as broadcaster:
         yield broadcaster
 
 

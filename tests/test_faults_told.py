@@ -8,18 +8,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import subprocess
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pytest
+from redis.crc import key_slot
 
 import fastapi_broadcaster
 from fastapi_broadcaster import Broadcaster, BroadcasterError, Receipt
 from fastapi_broadcaster.backends import SCHEMES
-from servers import Kafka, Postgres, RabbitMQ, Redis, SecureKafka, Server, free_port
+from servers import (
+    Kafka,
+    Postgres,
+    RabbitMQ,
+    Redis,
+    RedisCluster,
+    SecureKafka,
+    Server,
+    free_port,
+)
 from tests.conformance.tools import take
 from tests.proxy import Proxy
 
@@ -29,12 +41,37 @@ LARGE = "x" * 2_000_000
 ODD = "a:b/ü *?[c]"  # a name that a backend takes, if it takes all
 
 
+ALICE = ("alice", "on", ">alice-secret", "~*", "&*", "+@all")
+
+
 class OwnRedis(Redis):
     """Knows alice, and takes as little in one message as Redis can be told to."""
 
     def command(self) -> Sequence[str]:
-        user = ("--user", "alice", "on", ">alice-secret", "~*", "&*", "+@all")
-        return [*super().command(), *user, "--proto-max-bulk-len", "1mb"]
+        return [*super().command(), "--user", *ALICE, "--proto-max-bulk-len", "1mb"]
+
+
+class OwnRedisCluster(RedisCluster):
+    """As `OwnRedis`, each node of it."""
+
+    @classmethod
+    def private(cls) -> Self:
+        return cls(options={"proto-max-bulk-len": "1mb"})
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        for node in self.nodes:
+            command = ("redis-cli", "-p", str(node.port), "acl", "setuser", *ALICE)
+            subprocess.run(command, check=True, capture_output=True)
+        return self
+
+    @property
+    def port(self) -> int:
+        """Of the node that has the room."""
+        return self.master_of(key_slot(b"room")).port
+
+
+AnyServer = Server | OwnRedisCluster
 
 
 class OwnPostgres(Postgres):
@@ -53,7 +90,7 @@ class OwnRabbitMQ(RabbitMQ):
 class Place:
     """What a URL of the page stands for: a server, and how it is reached."""
 
-    server: type[Server] | None = None
+    server: type[AnyServer] | None = None
     url: str
     password: str = ""
     database: str = ""
@@ -93,6 +130,11 @@ def _rabbitmq(scheme: str, illegal: str) -> Place:
 PLACES: Mapping[str, Place] = {
     "memory://": Place(url="memory://"),
     "redis://": _redis("redis"),
+    "redis://host?cluster=true": Place(
+        server=OwnRedisCluster,
+        url="redis://alice:{password}@127.0.0.1:{port}?cluster=true",
+        password="alice-secret",
+    ),
     "redis-stream://": _redis("redis-stream", illegal="fastapi-broadcaster:epoch"),
     "postgres://": _postgres("postgres"),
     "postgres-stream://": _postgres("postgres-stream"),
@@ -220,12 +262,12 @@ TRIALS: Mapping[str, Trial] = {
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Callable[[type[Server]], Server]]:
+def servers() -> Iterator[Callable[[type[AnyServer]], AnyServer]]:
     """One of a kind, started when it is first asked for."""
     with ExitStack() as stack:
-        started: dict[type[Server], Server] = {}
+        started: dict[type[AnyServer], AnyServer] = {}
 
-        def server(kind: type[Server]) -> Server:
+        def server(kind: type[AnyServer]) -> AnyServer:
             if kind not in started:
                 started[kind] = stack.enter_context(kind.private())
             return started[kind]
@@ -235,7 +277,7 @@ def servers() -> Iterator[Callable[[type[Server]], Server]]:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.fault}-{row.url}")
 async def test_what_is_said(
-    row: Row, servers: Callable[[type[Server]], Server], caplog: pytest.LogCaptureFixture
+    row: Row, servers: Callable[[type[AnyServer]], AnyServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     place, port = PLACES[row.url], 0

@@ -17,9 +17,9 @@ EXPORTED = """
     Backend BackendError BackendUnavailableError Backoff Broadcast BroadcastBackend Broadcaster
     BroadcasterDep BroadcasterError Channel ChannelNameError ChannelTemplate ConnectionLostError
     Event EventStreamResponse Gap Health HistoryBackend HistoryLostError MemoryBackend Message
-    MessageTooLargeError NotConnectedError Page PatternBackend Receipt SerializationError Serializer
-    SlowSubscriberError Subscriber Subscription Unsubscribed UnsupportedError channel channel_router
-    get_broadcaster map_errors readiness relay subscriber
+    MessageTooLargeError NotConnectedError Page PageError PatternBackend Receipt SerializationError
+    Serializer SlowSubscriberError Subscriber Subscription Unsubscribed UnsupportedError channel
+    channel_router get_broadcaster map_errors readiness relay subscriber
 """
 ORDER = """
     exceptions messages serializers deliveries _patterns _targets _buffer _inbox _options

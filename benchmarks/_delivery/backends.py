@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from servers import Kafka, Postgres, RabbitMQ, Redis, Server
+from servers import Kafka, Postgres, RabbitMQ, Redis, RedisCluster, Server
+
+AnyServer = Server | RedisCluster
 
 _NOTE_STREAMS = """
 rabbit_amqqueue:declare({resource, <<"/">>, queue, <<"first">>}, true, false,
@@ -36,16 +38,18 @@ class Backend:
     """One backend; without a `server` its worker is its broker."""
 
     name: str
-    server: Callable[[], Server] | None
+    server: Callable[[], AnyServer] | None
     log: bool
+    scheme: str = ""
     options: str = ""
     """What makes the log long enough for a run."""
 
-    def url(self, server: Server | None) -> str:
-        """Where it is reached, with a scheme that is its name."""
+    def url(self, server: AnyServer | None) -> str:
+        """Where it is reached, with a scheme that is its name if it has no other."""
+        scheme = self.scheme or self.name
         if server is None:
-            return f"{self.name}://{self.options}"
-        return f"{self.name}://{server.url.partition('://')[2]}{self.options}"
+            return f"{scheme}://{self.options}"
+        return f"{scheme}://{server.url.partition('://')[2]}{self.options}"
 
 
 BACKENDS = {
@@ -53,6 +57,7 @@ BACKENDS = {
     for backend in [
         Backend(name="memory", server=None, log=True, options="?history=1000000"),
         Backend(name="redis", server=Redis.private, log=False),
+        Backend(name="redis-cluster", server=RedisCluster, log=False, scheme="redis"),
         Backend(name="redis-stream", server=Redis.private, log=True, options="?maxlen=1000000"),
         Backend(name="postgres", server=DurablePostgres.private, log=False),
         Backend(

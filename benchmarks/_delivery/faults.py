@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
+from benchmarks._delivery.backends import AnyServer
 from benchmarks._delivery.clients import Client
 from benchmarks._delivery.publishers import Publishers
 from benchmarks._delivery.records import Outage
 from benchmarks._delivery.workers import Worker
-from servers import Server
 
 Fault = Literal["broker", "clients", "workers"]
 
@@ -24,7 +24,7 @@ def moments(messages: int, count: int, chance: random.Random) -> list[int]:
 
 
 async def kill_broker(
-    server: Server,
+    server: AnyServer,
     publishers: Publishers,
     when: Sequence[int],
     away: float,

@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks._delivery.backends import BACKENDS
+from benchmarks._delivery.backends import BACKENDS, AnyServer
 from benchmarks._delivery.clients import Client
 from benchmarks._delivery.faults import Fault, drop_clients, kill_broker, kill_workers, moments
 from benchmarks._delivery.publishers import Publishers
 from benchmarks._delivery.records import LAST, Record
 from benchmarks._delivery.workers import Worker, workers
-from servers import Server
 
 _LATEST = 120.0  # seconds until everybody must have everything, when all is well again
 
@@ -53,7 +52,7 @@ class Plan:
         return "reset" if (self.backend, self.fault) == ("memory", "workers") else None
 
 
-async def run(plan: Plan, server: Server | None, log: Path) -> Record:
+async def run(plan: Plan, server: AnyServer | None, log: Path) -> Record:
     """Return when every client has all that it will ever get; workers write to `log`."""
     url = BACKENDS[plan.backend].url(server)
     async with (
@@ -67,7 +66,7 @@ async def run(plan: Plan, server: Server | None, log: Path) -> Record:
 
 
 async def _run(
-    plan: Plan, server: Server | None, serving: Sequence[Worker], group: asyncio.TaskGroup
+    plan: Plan, server: AnyServer | None, serving: Sequence[Worker], group: asyncio.TaskGroup
 ) -> tuple[Record, list[asyncio.Task[None]]]:
     chance = random.Random(plan.seed)
     lines = [f"{plan.fault}-{plan.seed}-{line}" for line in range(plan.lines)]

@@ -34,6 +34,9 @@ def create_backend(url: str) -> Backend:
     """
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme not in SCHEMES:
+        plain, driver, _ = scheme.partition("+")  # as SQLAlchemy writes it
+        if driver and plain in SCHEMES:
+            raise ValueError(f"unknown backend {scheme}://: did you mean {plain}://?")
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"unknown backend {scheme + '://' if scheme else 'URL'}: use {known}")
     if not _is_readable(url):  # the standard library's own error repeats a part of it
@@ -56,6 +59,13 @@ def _is_readable(url: str) -> bool:
     return True
 
 
+def choose_backend(url: str | None, backend: object) -> Backend:
+    """The backend that a URL names, or the one that is given: one of the two."""
+    if (url is None) == (backend is None):
+        raise ValueError("give either a URL or backend=")
+    return create_backend(url) if url is not None else adapt(backend)
+
+
 def adapt(backend: object) -> Backend:
     """Take a backend object: one of ours, or one written for encode/broadcaster."""
     if isinstance(backend, Backend):
@@ -74,5 +84,6 @@ __all__ = [
     "HistoryBackend",
     "PatternBackend",
     "adapt",
+    "choose_backend",
     "create_backend",
 ]

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from fastapi_broadcaster.backends.base import Backend, Outcome
 from fastapi_broadcaster.exceptions import BackendUnavailableError, ConnectionLostError
 from fastapi_broadcaster.messages import Cursor, Gap, Message
+
+_PATIENCE = 5.0  # seconds
 
 
 class _Published(Protocol):
@@ -84,7 +86,7 @@ class EncodeAdapter(Backend):
     async def subscribe(self, channels: Collection[str]) -> Mapping[str, Cursor]:
         for channel in channels:
             if channel not in self._live:
-                with self._losing():
+                with self._losing(channel):
                     await self.backend.subscribe(channel)
                 self._live.add(channel)
             if channel in self._was_live:
@@ -98,21 +100,29 @@ class EncodeAdapter(Backend):
             self._was_live.discard(channel)
             if channel in self._live:
                 self._live.discard(channel)
-                with self._losing():
+                with self._losing(channel):
                     await self.backend.unsubscribe(channel)
 
     @contextmanager
-    def _losing(self) -> Generator[None]:
-        """A connection that fails here is over for `listen` too."""
+    def _losing(self, channel: str) -> Generator[None]:
+        """A connection that fails here is over for `listen` too.
+
+        Drivers have errors of their own, but what was live before a loss is not refused after it.
+        """
         try:
             yield
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and channel not in self._was_live:
+                raise
             self._error = error
             self._wake.set()
             raise ConnectionLostError(f"{self}: {error}") from error
 
     async def listen(self) -> AsyncIterator[Sequence[Message | Gap]]:
         if self._broken:
+            with suppress(Exception):  # whatever ends a connection that is broken already
+                async with asyncio.timeout(_PATIENCE):
+                    await self.backend.disconnect()
             try:
                 await self.backend.connect()
             except Exception as error:
@@ -136,7 +146,7 @@ class EncodeAdapter(Backend):
                     raise ConnectionLostError(f"{self}: {cause or 'it was cancelled'}")
         finally:
             pump.cancel()
-            await asyncio.wait([pump])
+            await asyncio.gather(pump, return_exceptions=True)
 
     async def _pump(self) -> None:
         while True:

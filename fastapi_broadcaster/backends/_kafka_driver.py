@@ -12,6 +12,8 @@ import aiokafka.protocol.admin  # type: ignore[import-untyped]  # ships no types
 import aiokafka.protocol.metadata  # type: ignore[import-untyped]  # ships no types
 import aiokafka.protocol.offset  # type: ignore[import-untyped]  # ships no types
 
+from fastapi_broadcaster.backends._driver_logs import quieten
+
 _aiokafka: Any = aiokafka
 _errors: Any = _aiokafka.errors
 _protocol: Any = _aiokafka.protocol
@@ -161,9 +163,19 @@ def consumer(servers: Sequence[str], *, timeout: float, security: Mapping[str, A
     return made
 
 
+class _NoTransaction:
+    """Waits for the end of none; with None instead the driver crashes over an error of its own."""
+
+    def done(self) -> bool:
+        return False
+
+    def set_exception(self, _: BaseException) -> None:
+        pass
+
+
 def producer(servers: Sequence[str], *, timeout: float, security: Mapping[str, Any]) -> Producer:
     """A producer that the broker keeps from writing a message twice."""
-    made: Producer = _aiokafka.AIOKafkaProducer(
+    made: Any = _aiokafka.AIOKafkaProducer(
         bootstrap_servers=list(servers),
         client_id="fastapi-broadcaster",
         acks="all",
@@ -172,7 +184,9 @@ def producer(servers: Sequence[str], *, timeout: float, security: Mapping[str, A
         request_timeout_ms=round(timeout * 1000),
         **security,
     )
-    return made
+    made._txn_manager._transaction_waiter = _NoTransaction()
+    ready: Producer = made
+    return ready
 
 
 _MOST = 1 << 30  # bytes: how large a message may be is for the broker to say
@@ -202,8 +216,10 @@ async def close_producer(made: Producer, *, patience: float) -> None:
         if not done:
             _give_up(made)
             await client.close()
-            if (update := client._md_update_fut) is not None and not update.done():
-                update.set_result(False)  # nobody else does any more
+            if client._md_update_fut is None:  # whoever asks for one later would wait for ever
+                client._md_update_fut = asyncio.get_running_loop().create_future()
+            if not client._md_update_fut.done():
+                client._md_update_fut.set_result(False)  # nobody else does any more
             await asyncio.wait([stopping])
         if stopping.exception() is not None:
             await client.close()
@@ -266,3 +282,10 @@ class _NoSecrets(logging.Filter):
 
 
 logging.getLogger("aiokafka.conn").addFilter(_NoSecrets())
+quieten(
+    "aiokafka",
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.producer.sender",
+)

@@ -195,6 +195,7 @@ class Listening:
         topics = {name: found[name] for name in names}
         starts = await self._offsets(topics, driver.EARLIEST)
         ends = await self._offsets(topics, driver.LATEST)
+        self._raise_if_lost()  # no place may move whose gap is told to nobody
         for name in names:
             if name in self._standing.places:  # it may have been left meanwhile
                 reason = self._standing.prove(name, starts[name], ends[name])

@@ -70,7 +70,7 @@ class Publishing:
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
         """See `Backend.publish`."""
-        await self._prepare()
+        await self.ready()
         refused = await self._topics_of(messages)
         outcomes: list[Outcome] = [refused.get(message.channel) for message in messages]
         waiting = [at for at, outcome in enumerate(outcomes) if outcome is None]
@@ -88,7 +88,7 @@ class Publishing:
             waiting = held if resend else []
         return outcomes
 
-    async def _prepare(self) -> None:
+    async def ready(self) -> None:
         """Have a producer and a broker; raises `ConnectionLostError` while nothing has left."""
         try:
             if not self._cluster.connected():
@@ -100,7 +100,7 @@ class Publishing:
     async def _renewed(self) -> bool:
         """Whether there is a producer again; if not the next call tells."""
         try:
-            await self._prepare()
+            await self.ready()
         except ConnectionLostError:
             return False
         return True

@@ -109,6 +109,8 @@ class Address:
             read_only = isinstance(error, asyncpg.ReadOnlySQLTransactionError)
             if isinstance(error, TimeoutError):
                 reason = f"{self} did not answer within {self.command_timeout:g} s"
+            elif isinstance(error, asyncpg.InternalClientError):  # over a connection that broke
+                reason = f"{self}: the server closed the connection"
             else:
                 reason = self._reason(error) if read_only else f"{self}: {error}"
             raise BackendUnavailableError(
@@ -259,8 +261,9 @@ async def send(
         try:
             outcomes.extend(await send_piece(piece))
         except BackendUnavailableError as error:
-            outcomes.extend(_away(error, maybe_published=error.maybe_published) for _ in piece)
-            outcomes.extend(_away(error) for later in waiting for _ in later)
+            unsent = _unsent(error)
+            outcomes.extend(error if error.maybe_published else unsent for _ in piece)
+            outcomes.extend(unsent for later in waiting for _ in later)
             break
         except BackendError as error:
             if len(piece) == 1:
@@ -270,8 +273,8 @@ async def send(
     return outcomes
 
 
-def _away(error: BackendError, *, maybe_published: bool = False) -> BackendUnavailableError:
-    unknown = "" if maybe_published else "; this message was not published"
-    away = BackendUnavailableError(f"{error}{unknown}", maybe_published=maybe_published)
-    away.__cause__ = error
-    return away
+def _unsent(error: BackendUnavailableError) -> BackendUnavailableError:
+    what = str(error).rpartition("; ")[0] if error.maybe_published else str(error)
+    unsent = BackendUnavailableError(f"{what}; nothing was published")
+    unsent.__cause__ = error
+    return unsent

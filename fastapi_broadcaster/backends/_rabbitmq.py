@@ -18,6 +18,7 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
+from fastapi_broadcaster.backends._driver_logs import quieten
 from fastapi_broadcaster.backends._reasons import reason as reason
 from fastapi_broadcaster.exceptions import (
     BackendError,
@@ -25,6 +26,8 @@ from fastapi_broadcaster.exceptions import (
     BroadcasterError,
     ConnectionLostError,
 )
+
+quieten("aiormq.channel", "aiormq.connection")
 
 T = TypeVar("T")
 NAME_BYTES = 255  # of a routing key, and of a queue's name

@@ -1,5 +1,7 @@
 """Why a broker could not be reached, in words."""
 
+import asyncio
+import errno
 import os
 import re
 import ssl
@@ -15,7 +17,11 @@ def reason(error: BaseException) -> str:
         found = re.search(r"\[Errno (-?\d+)\] (.+)", str(cause))
         if found is not None and isinstance(cause, OSError):
             code = int(found[1])
-            return os.strerror(code) if code > 0 else found[2]  # below 0: no such host
+            # others are not the system's: no such host (below 0), what RabbitMQ closes with (320)
+            return os.strerror(code) if code in errno.errorcode else found[2]
+    # aiokafka cancels the requests of a server that does not answer
+    if isinstance(error, TimeoutError | asyncio.CancelledError) and not str(error):
+        return "no answer in time"
     return str(error) or type(error).__name__
 
 

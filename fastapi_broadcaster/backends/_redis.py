@@ -41,6 +41,8 @@ _ENCODE = (
     "the URL cannot be read: is the port a number, and are : / ? # [ ] @ in the user and the "
     "password percent-encoded?"
 )
+_NO_PASSWORD = "wants a password, and none was given: write USER:PASSWORD@ before the host"
+_WITHOUT_TLS = "if this port speaks none, the URL begins with redis, not with rediss"
 _POOL_OPTIONS = ("connection_class", "max_connections", "timeout")
 _OURS = ("maint_", "orig_", "oss_", "himport", "event_dispatcher", "retry")
 
@@ -80,7 +82,8 @@ class Server:
         where = getattr(pool, "service_name", None) or getattr(connection, "path", None)
         if where is None:
             where = f"{self.host}:{getattr(connection, 'port', '?')}"
-        if "SSL" in kind.__name__:
+        self._is_secure = "SSL" in kind.__name__
+        if self._is_secure:
             scheme = scheme.replace("redis", "rediss", 1)
         self._name = f"{scheme}://{where}"
 
@@ -93,6 +96,9 @@ class Server:
         name = scheme.replace("redis", "rediss", 1) if url.startswith("rediss:") else scheme
         parts = split_url(url, name)
         try:
+            database = parts.path.strip("/")
+            if database and not database.isdecimal():  # redis-py would take database 0
+                raise ValueError("the database, behind the host, must be a number")
             options: dict[str, Any] = dict(parse_url(url))
             kind: type[AbstractConnection] = options.pop("connection_class", Connection)
             options = {key: value for key, value in options.items() if key not in _POOL_OPTIONS}
@@ -115,6 +121,11 @@ class Server:
     def __str__(self) -> str:
         return self._name
 
+    @property
+    def database(self) -> int:
+        """Its number; 0 is the only one that a cluster has."""
+        return self._options.get("db") or 0
+
     def at(self, host: str, port: int) -> "Server":
         """Another server, which is reached in the same way."""
         address = {"host": host, "port": port, "socket_timeout": self.timeout}
@@ -135,8 +146,9 @@ class Server:
             if isinstance(error, TimeoutError) and limit.expired():
                 raise RedisTimeoutError(f"no answer within {self._handshake:g} s") from None
             if isinstance(error, ResponseError) and "DB index" in str(error):
-                database = self._options.get("db")
-                raise RedisConnectionError(f"there is no database {database}") from None
+                raise RedisConnectionError(f"there is no database {self.database}") from None
+            if isinstance(error, RedisTimeoutError) and self._is_secure:
+                raise RedisTimeoutError(f"no answer in TLS in time: {_WITHOUT_TLS}") from None
             raise
 
     async def revive(self, connection: AbstractConnection) -> None:
@@ -158,7 +170,9 @@ class Server:
         try:
             yield
         except AuthenticationError as error:
-            raise BackendUnavailableError(f"{self} refused the user or password") from error
+            known = self._options.get("password") or self._options.get("credential_provider")
+            refused = "refused the user or password" if known else _NO_PASSWORD
+            raise BackendUnavailableError(f"{self} {refused}") from error
         except LOST as error:
             raise BackendUnavailableError(
                 f"{self} is not reachable: {reason(error)}", maybe_published=maybe_published

@@ -143,13 +143,15 @@ class Listening:
         return known + new
 
     async def leave(self, places: Iterable[Place]) -> None:
-        """Hear these no more; a reader that has none left goes, but for the first."""
+        """Hear these no more; a reader that has none left goes, unless it is the last one."""
         for place in places:
             self._due.discard(place.channel)
             reader = self._of.pop(place.channel, None)
             if reader is not None:
                 reader.remove(place)
-        idle = [reader for reader in list(self._readers)[1:] if not len(reader)]
+        idle = [reader for reader in self._readers if not len(reader)]
+        if len(idle) == len(self._readers):
+            idle = idle[1:]
         for reader in idle:
             await self._end(reader)
         if idle:
@@ -167,6 +169,9 @@ class Listening:
     async def _widen(self) -> Reader:
         questions = self._ask_over_new()
         await self._server.revive(questions.connection)
+        if self._lost is not None:  # nobody would end this reader
+            await questions.connection.disconnect(nowait=True)
+            raise self._loss() from self._lost
         reader = Reader(
             questions, self._settings, epoch=self._epoch, tell=self._tell, pause=self._pause
         )
@@ -197,6 +202,7 @@ class Listening:
     async def close(self) -> None:
         """End all; what the next generation must know is kept."""
         self._lose(RedisConnectionError("the connection was closed"))
+        self._questions.over = True  # no place may move whose gap is told to nobody
         if self._readers and not self._due:
             self._standing.epoch = self._epoch
             self._standing.heard = min(reader.heard for reader in self._readers)

@@ -74,11 +74,16 @@ class Questions:
 
     def __init__(self, connection: AbstractConnection, settings: Settings, timeout: float) -> None:
         self.connection = connection
+        self.over = False
+        """Whether nobody hears any more what follows from the answers."""
         self._settings = settings
         self._timeout = timeout
 
     async def _ask(self, *commands: bytes) -> list[Any]:
-        return await ask(self.connection, commands, self._timeout)
+        replies = await ask(self.connection, commands, self._timeout)
+        if self.over:
+            raise ConnectionLostError("the connection was closed")
+        return replies
 
     async def _facts(self, places: Iterable[Place]) -> Facts:
         where = [(place.key, place.position) for place in places]

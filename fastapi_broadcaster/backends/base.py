@@ -44,6 +44,12 @@ class Backend(ABC):
         never repeated. A cancelled call leaves the backend fit for the next one.
         """
 
+    async def reach(self) -> None:  # noqa: B027  # nothing to do is right, and slower to give up
+        """Have a connection to publish on, after one that failed; nothing leaves on it.
+
+        May be cancelled: `publish` has only so much time for it. Raises `ConnectionLostError`.
+        """
+
     def lane(self, channel: str) -> Hashable:
         """Channels of different lanes do not wait for one another when they are published to."""
         return None

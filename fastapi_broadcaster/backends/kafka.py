@@ -154,10 +154,16 @@ class KafkaBackend(HistoryBackend, PatternBackend):
         if running is not None:
             await running.close()
 
+    async def reach(self) -> None:
+        await self._publishing().ready()
+
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        return await self._publishing().publish(messages)
+
+    def _publishing(self) -> Publishing:
         if self._running is None:
             raise ConnectionLostError(f"{self} is not connected")
-        return await self._running.publishing.publish(messages)
+        return self._running.publishing
 
     # -- listening --------------------------------------------------------------------------
 
@@ -244,9 +250,10 @@ def _hosts(servers: str | Sequence[str]) -> list[tuple[str, int]]:
     """`host:port` of each broker; the port may be missing, an IPv6 address is in brackets."""
     found: list[tuple[str, int]] = []
     for one in servers.split(",") if isinstance(servers, str) else servers:
-        host, colon, port = one.strip().rpartition(":")
-        if not colon or one.endswith("]"):
-            host, port = one.strip(), str(_PORT)
+        place = one.strip().removeprefix("kafka://")
+        host, colon, port = place.rpartition(":")
+        if not colon or place.endswith("]"):
+            host, port = place, str(_PORT)
         if not host or not port.isdigit():
             raise ValueError(f"kafka://: {one!r} is not host:port")
         found.append((host.removeprefix("[").removesuffix("]"), int(port)))

@@ -66,6 +66,7 @@ class MemoryBackend(HistoryBackend, PatternBackend):
         self._epoch = secrets.token_hex(4)
         self._counter = 0
         self._floor = 0  # the newest key that went with an idle ring
+        self._idle_at = 0.0  # no ring is idle before that time
         self._rings: OrderedDict[str, _Ring] = OrderedDict()  # the longest idle one first
         self._channels: set[str] = set()
         self._patterns: set[str] = set()
@@ -92,24 +93,21 @@ class MemoryBackend(HistoryBackend, PatternBackend):
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         now, at = time.monotonic(), time.time()
         for message in messages:
-            self._append(message, now, at)
+            ring = self._use(message.channel, now)
+            self._counter += 1
+            ring.count += 1
+            message.position = "", self._counter << _SHIFT | ring.count & _LOW
+            message.time = at
+            ring.messages.append(message)
+            if len(ring.messages) > self.size:
+                ring.floor = _key_of(ring.messages.popleft())
+            if message.channel in self._channels or self._patterns:
+                self._heard.append(message)
         if self._wake is not None and self._heard:
             self._wake.set()
-        self._drop_idle(now)
+        if now > self._idle_at:
+            self._drop_idle(now)
         return [message.position for message in messages]
-
-    def _append(self, message: Message, now: float, at: float) -> None:
-        channel = message.channel
-        ring = self._use(channel, now)
-        self._counter += 1
-        ring.count += 1
-        message.position = ("", self._counter << _SHIFT | ring.count & _LOW)
-        message.time = at
-        ring.messages.append(message)
-        if len(ring.messages) > self.size:
-            ring.floor = _key_of(ring.messages.popleft())
-        if channel in self._channels or self._patterns:
-            self._heard.append(message)
 
     def _use(self, channel: str, now: float) -> _Ring:
         """The ring of a channel, which is not idle now."""
@@ -126,6 +124,7 @@ class MemoryBackend(HistoryBackend, PatternBackend):
         while self._rings:
             channel, ring = next(iter(self._rings.items()))
             if now - ring.used <= self.ttl:
+                self._idle_at = ring.used + self.ttl
                 return
             if channel in self._channels:
                 self._use(channel, now)

@@ -57,6 +57,9 @@ class PostgresBackend(Backend):
         self._live.clear()
         self._were_live.clear()
 
+    async def reach(self) -> None:
+        await self._sender.ready()
+
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         await self._sender.ready()
         return await send(pieces(messages), self._notify)

@@ -113,6 +113,9 @@ class PostgresStreamBackend(HistoryBackend, PatternBackend, TransactionBackend):
 
     # -- publishing -------------------------------------------------------------------------
 
+    async def reach(self) -> None:
+        await self._sender.ready()
+
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         await self._sender.ready()
         return await send(cut(messages), self._put)

@@ -82,6 +82,9 @@ class RabbitMQBackend(PatternBackend):
 
     # -- publishing -------------------------------------------------------------------------
 
+    async def reach(self) -> None:
+        await self._publishing.ready()
+
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         letters = [
             Letter(data=message.data, key=message.channel, exchange=self._exchange)

@@ -125,6 +125,9 @@ class RabbitMQStreamBackend(HistoryBackend):
 
     # -- publishing -------------------------------------------------------------------------
 
+    async def reach(self) -> None:
+        await self._publishing.ready()
+
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         letters = [self._letter(message) for message in messages]
         results: list[Result] = [None] * len(letters)

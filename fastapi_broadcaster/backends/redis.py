@@ -61,6 +61,9 @@ class RedisBackend(PatternBackend):
         for names in (*self._live.values(), *self._were_live.values()):
             names.clear()
 
+    async def reach(self) -> None:
+        await self._publishing.reach()
+
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         return await self._publishing.publish(messages)
 

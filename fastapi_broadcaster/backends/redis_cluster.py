@@ -33,7 +33,15 @@ class RedisClusterBackend(Backend):
 
     @classmethod
     def of(cls, server: Server) -> "RedisClusterBackend":
-        """Make one for a cluster of which a URL names a node."""
+        """Make one for a cluster of which a URL names a node.
+
+        Raises `ValueError` for a database that no cluster has.
+        """
+        if server.database:
+            raise ValueError(
+                f"{server}?cluster=true: a Redis Cluster has no database {server.database}, "
+                "only 0: leave it out of the URL"
+            )
         backend = cls.__new__(cls)
         backend._setup(Cluster([server]))
         return backend

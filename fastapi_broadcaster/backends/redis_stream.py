@@ -136,12 +136,18 @@ class RedisStreamBackend(HistoryBackend):
 
     # -- publishing -------------------------------------------------------------------------
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+    async def reach(self) -> None:
+        await self._revived()
+
+    async def _revived(self) -> AbstractConnection:
         connection = self._publishing
         if connection is None:
             connection = self._publishing = self._server.connection()
         await self._server.revive(connection)
-        return await self._limit.send(connection, messages, self._send)
+        return connection
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        return await self._limit.send(await self._revived(), messages, self._send)
 
     async def _send(
         self, connection: AbstractConnection, messages: Sequence[Message]

@@ -87,7 +87,7 @@ class Server(ABC):
     def running(self) -> bool:
         return self.process is not None
 
-    def start(self, *, timeout: float = 60.0) -> None:
+    def start(self, *, timeout: float = 120.0) -> None:
         """Start on the port and data of before, and return once the server answers.
 
         Installs a missing package. Does not start a second process if one runs. Raises ServerError
@@ -113,7 +113,7 @@ class Server(ABC):
 
     def kill(self) -> None:
         """Kill with SIGKILL and keep the data; return once the process is gone."""
-        if not self._end(signal.SIGKILL, 10.0):
+        if not self._end(signal.SIGKILL, 30.0):
             raise ServerError(f"{self.name} survived SIGKILL")
 
     def pause(self) -> None:
@@ -198,18 +198,20 @@ def kill_strays(names: Container[str]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_port() -> int:
+def free_port(*, behind: int = 0) -> int:
     """Find a free port, away from the fixed ones and from those of outgoing connections.
 
-    Not one of the last thousand, whose servers may be down just now, and none that another worker
-    of pytest-xdist could find.
+    So many `behind` it are free too. Not one of the last thousand, whose servers may be down just
+    now, and none that another worker of pytest-xdist could find.
     """
     share = 9_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     begin = 23_000 + share * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    while (port := random.randrange(begin, begin + share - 10)) in _given or not _is_free(port):
-        pass
-    _given.append(port)
-    return port
+    while True:
+        first = random.randrange(begin, begin + share - 10)
+        ports = range(first, first + behind + 1)
+        if all(port not in _given and _is_free(port) for port in ports):
+            _given.extend(ports)
+            return first
 
 
 def _is_free(port: int) -> bool:

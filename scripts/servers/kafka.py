@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -44,8 +44,7 @@ class Kafka(Server):
 
     @classmethod
     def private(cls) -> Self:
-        while not _free_behind(port := free_port()):
-            pass
+        port = free_port(behind=len(_LISTENERS))
         return cls(f"{cls.__name__.lower()}-{port}", port)
 
     def beside(self, node: int = 2) -> Self:
@@ -169,16 +168,3 @@ def _run(command: Sequence[str]) -> None:
     )
     if done.returncode != 0:
         raise ServerError(f"{command[0]} failed\n{done.stdout[-3000:]}")
-
-
-def _free_behind(port: int) -> bool:
-    """Whether the ports that come with this one are free too."""
-    with ExitStack() as stack:
-        for more in range(1, len(_LISTENERS) + 1):
-            probe = stack.enter_context(socket.socket())
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port + more))
-            except OSError:
-                return False
-    return True

@@ -107,13 +107,14 @@ class Postgres(Server):
     def kill(self) -> None:
         """As always, and wait for the backends: they hold the shared memory until they end."""
         super().kill()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while (backends := self._processes()) and time.monotonic() < deadline:
             for backend in backends:
                 backend.signal(SIGCONT)
             time.sleep(0.01)
 
     def pause(self) -> None:
+        super().pause()  # first, so that no process for a new connection comes meanwhile
         for process in self._processes():
             process.freeze()
 

@@ -87,8 +87,9 @@ class Process:
         """Send SIGSTOP and wait until the last of its threads has stopped."""
         self.signal(signal.SIGSTOP)
         threads = Path(f"/proc/{self.pid}/task")
-        while self.alive and any(_runs(thread) for thread in threads.iterdir()):
-            time.sleep(0.001)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it was about to end
+            while self.alive and any(_runs(thread) for thread in threads.iterdir()):
+                time.sleep(0.001)
 
     def _reap(self) -> None:
         """Reap our own child that has ended: until then its pid counts as taken."""

@@ -99,7 +99,7 @@ class RabbitMQ(Server):
             log=self.directory / "epmd.log",
         )
         mapper.save(self._mapper_file)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with suppress(OSError), socket.create_connection((HOST, self.epmd_port), timeout=1.0):
                 return
@@ -109,7 +109,14 @@ class RabbitMQ(Server):
     def answers(self) -> bool:
         with suppress(OSError), socket.create_connection((HOST, self.port), timeout=1.0) as peer:
             peer.sendall(b"AMQP\x00\x00\x09\x01")
-            return peer.recv(1) == b"\x01"  # Connection.Start
+            if peer.recv(1) == b"\x01":  # Connection.Start
+                return self.authority is None or self._listens_for_tls()
+        return False
+
+    def _listens_for_tls(self) -> bool:
+        """It does so a moment after the other port is open."""
+        with suppress(OSError), socket.create_connection((HOST, self.tls_port), timeout=1.0):
+            return True
         return False
 
     def _end(self, number: Signals, timeout: float) -> bool:

@@ -19,12 +19,7 @@ from fastapi_broadcaster import (
     subscriber,
 )
 
-broadcaster = Broadcaster(
-    os.environ.get("BROADCASTER_URL", "memory://"),
-    publish_timeout=0.5,
-    subscribe_timeout=0.5,
-    linger=0.05,
-)
+broadcaster = Broadcaster(os.environ.get("BROADCASTER_URL", "memory://"), linger=0.05)
 app = FastAPI(lifespan=broadcaster.lifespan)
 
 

@@ -35,7 +35,8 @@ async def test_a_page_goes_on_by_itself_after_kill_and_restart(
     ines = await join(browser, own_chat.url, room, "Ines")
     tomas = await join(browser, own_chat.url, room, "Tomás")
     await ines.say("before")
-    await expect(tomas.text_of("before")).to_be_visible()
+    for page in (ines, tomas):
+        await page.sees("before")
     own_chat.kill()
     for page in (ines, tomas):
         await expect(page.state).to_have_text("Reconnecting")
@@ -54,6 +55,7 @@ async def test_also_over_redis_with_two_workers(
     with serve(redis_server.url, "--workers", "2") as server:
         ines = await join(browser, server.url, room, "Ines")
         await ines.say("before")
+        await ines.sees("before")
         server.kill()
         await expect(ines.state).to_have_text("Reconnecting")
         server.__enter__()
@@ -67,6 +69,7 @@ async def test_a_killed_broker_is_a_gap_too(browser: Browser, room: str) -> None
     with Redis.private() as redis, serve(redis.url) as server:
         ines = await join(browser, server.url, room, "Ines")
         await ines.say("before")
+        await ines.sees("before")
         redis.kill()
         await ines.type("kept")
         await shows(ines.problem, "cannot reach its broker")
@@ -134,6 +137,7 @@ async def test_it_comes_back_after_an_answer_that_is_no_stream(
     ines = await join(browser, own_chat.url, room, "Ines")
     for text in before:
         await ines.say(text)
+        await ines.sees(text)
     refused = asyncio.Event()
 
     async def refuse(route: Route) -> None:
@@ -148,4 +152,5 @@ async def test_it_comes_back_after_an_answer_that_is_no_stream(
     await ines.page.unroute("**/events*")
     await ines.is_live()
     await ines.say("after")
+    await ines.sees(*before, "after")
     assert await lines(ines) == [*before, "gap", "after"]

@@ -20,6 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds
 
 
+def broadcaster_at(url: str) -> Broadcaster:
+    """With more patience than by default, for a machine that stands still."""
+    return Broadcaster(url, connect_timeout=30.0, subscribe_timeout=30.0, publish_timeout=30.0)
+
+
 class Peer:
     """A second process, and lines to and from it."""
 
@@ -65,7 +70,7 @@ async def peer(role: Callable[..., Awaitable[None]], *arguments: str) -> AsyncIt
 
 async def publish(url: str, channel: str, first: str) -> None:
     """Publish until told to stop, some at once; say how many it was."""
-    async with Broadcaster(url) as broadcaster:
+    async with broadcaster_at(url) as broadcaster:
         print("live", flush=True)
         stop, number = _told(), 0
         while not stop.done():
@@ -87,7 +92,10 @@ async def trim(url: str, channel: str, steps: str, step: str) -> None:
 
 async def talk(url: str, channel: str, first: str, others: str, count: str) -> None:
     """With four publishers say `count` messages each, and hear as many as `others` says in all."""
-    async with Broadcaster(url) as broadcaster, reading(broadcaster.subscribe(channel)) as reader:
+    async with (
+        broadcaster_at(url) as broadcaster,
+        reading(broadcaster.subscribe(channel)) as reader,
+    ):
         print("live", flush=True)
         await _told()
 
@@ -106,7 +114,7 @@ async def read(url: str, *subscriptions: str) -> None:
 
     Says what was read, and the cursor, of each subscription.
     """
-    async with Broadcaster(url) as broadcaster:
+    async with broadcaster_at(url) as broadcaster:
         for channels in (names.split(",") for names in subscriptions):
             for number in range(10):
                 await broadcaster.publish(channels[number % len(channels)], str(number))

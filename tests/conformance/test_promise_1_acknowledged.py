@@ -10,7 +10,16 @@ import pytest
 from fastapi_broadcaster import BackendError, BackendUnavailableError, Broadcaster, Receipt
 from tests.backends import BackendCase
 from tests.brokers import Broker
-from tests.conformance.tools import Barrier, back, lost, reading, take, take_until, until
+from tests.conformance.tools import (
+    Barrier,
+    accepted,
+    back,
+    lost,
+    reading,
+    take,
+    take_until,
+    until,
+)
 
 
 async def test_receipt(case: BackendCase, broadcaster: Broadcaster, name: str) -> None:
@@ -34,13 +43,13 @@ async def test_raises_within_its_timeout_when_the_broker_is_away(own_broker: Bro
         await own_broker.kill()
         await lost(broadcaster)
         begun = time.monotonic()
-        with pytest.raises(BackendUnavailableError) as refusal:
+        with pytest.raises(BackendUnavailableError, match=r"within 0\.4 s") as refusal:
             await broadcaster.publish("room", "never sent")
-        assert 0.3 < time.monotonic() - begun < 5
+        assert 0.3 < time.monotonic() - begun < 20
         assert refusal.value.maybe_published is False
         await own_broker.restart()
         await back(broadcaster)
-        await broadcaster.publish("room", "sent")
+        await until(lambda: accepted(broadcaster, "room", "sent"))
         await reader.until("sent")
         assert reader.messages == ["sent"]
 
@@ -60,7 +69,7 @@ async def test_every_publish_around_a_kill_is_acknowledged_or_raises(own_broker:
 
 async def test_waits_for_the_broker_to_come_back(own_broker: Broker) -> None:
     async with (
-        own_broker.broadcaster(publish_timeout=30) as broadcaster,
+        own_broker.broadcaster(publish_timeout=90) as broadcaster,
         reading(broadcaster.subscribe("room")) as reader,
     ):
         await own_broker.kill()
@@ -78,7 +87,7 @@ async def test_waits_for_the_broker_to_come_back(own_broker: Broker) -> None:
 
 async def test_waits_until_this_process_listens_again(own_broker: Broker) -> None:
     """What is acknowledged, this process's own subscribers hear."""
-    broadcaster = own_broker.broadcaster(publish_timeout=30)
+    broadcaster = own_broker.broadcaster(publish_timeout=90)
     barrier = Barrier(broadcaster, "subscribe")
     async with broadcaster, reading(broadcaster.subscribe("room")) as reader:
         barrier.close()

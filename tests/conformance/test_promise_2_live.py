@@ -11,7 +11,7 @@ import pytest
 from fastapi_broadcaster import BackendUnavailableError, Broadcaster, Event
 from tests.backends import BackendCase, rows
 from tests.brokers import Broker
-from tests.conformance.tools import Barrier, lost, reading, take, take_until, until
+from tests.conformance.tools import Barrier, lost, reading, take, take_items, take_until, until
 
 PROCESS = """
 import asyncio, sys
@@ -82,14 +82,14 @@ async def test_subscribe_waits_in_an_outage_then_raises(own_broker: Broker) -> N
         await own_broker.kill()
         await lost(broadcaster)
         begun = time.monotonic()
-        with pytest.raises(BackendUnavailableError) as refusal:
+        with pytest.raises(BackendUnavailableError, match=r"within 0\.4 s") as refusal:
             await broadcaster.subscribe("room").__aenter__()
-        assert 0.3 < time.monotonic() - begun < 5
+        assert 0.3 < time.monotonic() - begun < 20
         assert refusal.value.maybe_published is False
 
 
 async def test_subscribe_waits_for_the_broker_to_come_back(own_broker: Broker) -> None:
-    async with own_broker.broadcaster(subscribe_timeout=30) as broadcaster:
+    async with own_broker.broadcaster(subscribe_timeout=90) as broadcaster:
         await own_broker.kill()
         await lost(broadcaster)
         subscription = broadcaster.subscribe("room")
@@ -107,7 +107,7 @@ async def test_an_older_subscribers_gap_is_not_a_newcomers(
     case: BackendCase, own_broker: Broker
 ) -> None:
     async with (
-        own_broker.broadcaster(subscribe_timeout=30) as broadcaster,
+        own_broker.broadcaster(subscribe_timeout=90) as broadcaster,
         reading(broadcaster.subscribe("room")) as older,
     ):
         await own_broker.kill()
@@ -181,4 +181,5 @@ async def test_patterns_hear_channels_of_later(
         return
     async with broadcaster.subscribe(pattern=f"{name}.*") as subscriber:
         await broadcaster.publish(f"{name}.new", "hello")
-        assert await subscriber.get() == Event(f"{name}.new", "hello")
+        [event] = await take_items(subscriber, 1)
+        assert event == Event(f"{name}.new", "hello")

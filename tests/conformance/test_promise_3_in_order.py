@@ -147,12 +147,17 @@ async def test_what_was_trimmed_is_told(
         first = await published(broadcaster, name, "0")
         await publish_all(broadcaster, name, [*(str(number) for number in range(1, 1_000)), "end"])
         async with broadcaster.subscribe(name, after=first) as subscriber:
-            [gap, *found] = await take_until(subscriber, "end")
+            items = await take_until(subscriber, "end")
+    gaps = [item for item in items if isinstance(item, Gap)]
+    found = items[len(gaps) :]
     missed = int(found[0]) - 1
     assert found == [str(number) for number in range(missed + 1, 1_000)]
     assert missed > 0
-    assert gap == Gap(name, "expired", missed if case.exact_missed else gap.missed)
-    assert gap.missed in (missed, None)
+    if case.exact_missed:
+        assert gaps == [Gap(name, "expired", missed)]
+    else:  # a server that trims by itself may still do so while it is read
+        assert {(gap.channel, gap.reason) for gap in gaps} == {(name, "expired")}
+        assert {gap.missed for gap in gaps} <= {missed, None}
 
 
 async def test_overlapping_subscriptions_deliver_once(

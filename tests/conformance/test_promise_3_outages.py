@@ -74,10 +74,10 @@ def assert_only_lost_in_gaps(reader: Reader, acknowledged: list[int]) -> None:
 async def test_an_outage_while_publishing(
     case: BackendCase, own_broker: Broker, fault: str, publisher: str
 ) -> None:
-    """Exactly one gap without a log, none with one; no acknowledged message lost outside it."""
+    """Without a log one gap per loss, with one none; no acknowledged message lost outside them."""
     async with (
-        own_broker.broadcaster(publish_timeout=20) as broadcaster,
-        own_broker.broadcaster(publish_timeout=20) as other,
+        own_broker.broadcaster(publish_timeout=60) as broadcaster,
+        own_broker.broadcaster(publish_timeout=60) as other,
         reading(broadcaster.subscribe("room")) as reader,
     ):
         publishing = Publishing(other if publisher == "other" and case.shared else broadcaster)
@@ -88,14 +88,14 @@ async def test_an_outage_while_publishing(
             await own_broker.restart()
         else:
             await own_broker.drop_clients()
-        await until(lambda: broadcaster.health().reconnects == 1)
+        await until(lambda: broadcaster.health().reconnects)
         await back(broadcaster)
         await publishing.more()
         await publishing.stop()
         await broadcaster.publish("room", "end")
         await reader.until("end")
-    wanted = [Gap("room", "reconnected")] if case.loses_on_outage else []
-    assert reader.gaps == wanted
+        told = broadcaster.health().reconnects if case.loses_on_outage else 0
+    assert reader.gaps == [Gap("room", "reconnected")] * told
     assert_only_lost_in_gaps(reader, publishing.acknowledged)
     acknowledged = set(publishing.acknowledged)  # the last publish was cancelled, maybe too late
     heard = [int(message) for message in reader.messages[:-1] if int(message) in acknowledged]
@@ -109,19 +109,20 @@ async def test_each_outage_is_told_to_each_subscriber_once(
     case: BackendCase, own_broker: Broker
 ) -> None:
     async with (
-        own_broker.broadcaster() as broadcaster,
+        own_broker.broadcaster(publish_timeout=60) as broadcaster,
         reading(broadcaster.subscribe("a")) as a,
         reading(broadcaster.subscribe(["a", "b"])) as both,
     ):
-        for turn in range(3):
+        for _ in range(3):
+            before = broadcaster.health().reconnects
             await own_broker.drop_clients()
-            await until(lambda: broadcaster.health().reconnects == turn + 1)  # noqa: B023
+            await until(lambda: broadcaster.health().reconnects > before)  # noqa: B023
             await back(broadcaster)
         for name in "ab":
             await broadcaster.publish(name, "end")
         await a.until("end")
         await until(lambda: both.messages == ["end", "end"])
-    told = 3 if case.loses_on_outage else 0
+        told = broadcaster.health().reconnects if case.loses_on_outage else 0
     assert a.gaps == [Gap("a", "reconnected")] * told
     assert sorted(gap.channel for gap in both.gaps) == ["a"] * told + ["b"] * told
 
@@ -143,7 +144,7 @@ async def test_a_lost_log_is_told(case: BackendCase, own_broker: Broker) -> None
 @rows(lambda case: case.log and case.shared)
 async def test_a_log_lost_under_a_live_subscriber(own_broker: Broker) -> None:
     async with (
-        own_broker.broadcaster(publish_timeout=20) as broadcaster,
+        own_broker.broadcaster(publish_timeout=60) as broadcaster,
         reading(broadcaster.subscribe("room")) as reader,
     ):
         await publish_all(broadcaster, "room", [str(number) for number in range(50)])

@@ -12,7 +12,7 @@ import pytest
 from fastapi_broadcaster import Broadcaster, Gap, SlowSubscriberError
 from tests.backends import BackendCase
 from tests.brokers import Broker
-from tests.conformance.tools import publish_all, reading, take, take_items, take_until
+from tests.conformance.tools import PATIENCE, publish_all, reading, take, take_items, take_until
 from tests.conftest import Refusal
 
 HUNDRED = [str(number) for number in range(100)]
@@ -121,12 +121,14 @@ async def test_catch_up_that_the_log_outran_is_told(
             await publish_all(broadcaster, name, [str(number) for number in range(1_000)])
             await broadcaster.publish(name, "end")
             found = await take_until(slow, "end")
-    [gap] = [item for item in found if isinstance(item, Gap)]
-    assert gap.reason == "expired"
-    received = [int(item) for item in found if item is not gap]
+    gaps = [item for item in found if isinstance(item, Gap)]
+    assert {gap.reason for gap in gaps} == {"expired"}
+    received = [int(item) for item in found if not isinstance(item, Gap)]
     assert received == sorted(set(received))
     if case.exact_missed:
-        assert gap.missed == 1_000 - len(received)
+        assert sum(gap.missed or 0 for gap in gaps) == 1_000 - len(received)
+    if not case.processes:  # a server that trims by itself may still do so while it is read
+        assert len(gaps) == 1
 
 
 async def test_a_slow_reader_does_not_disturb_another(broadcaster: Broadcaster, name: str) -> None:
@@ -165,6 +167,7 @@ async def test_memory_is_bounded(own_broker: Broker, name: str, overflow: str | 
                     quick.items.clear()
                 await broadcaster.publish(name, "end")
                 await quick.until("end")
+                quick.items.clear()  # what came behind the last publish
                 after, _ = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -181,7 +184,7 @@ async def test_close_ends_only_itself(broadcaster: Broadcaster, name: str) -> No
         assert await take(slow, 1) == ["0"]
         for _ in range(2):
             with pytest.raises(SlowSubscriberError):
-                await asyncio.wait_for(slow.get(), 10)
+                await asyncio.wait_for(slow.get(), PATIENCE)
         assert await take(other, len(HUNDRED)) == HUNDRED
     async with broadcaster.subscribe(name) as subscriber:
         await broadcaster.publish(name, "hello")

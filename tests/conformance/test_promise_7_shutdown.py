@@ -13,7 +13,7 @@ import pytest
 
 from fastapi_broadcaster import Broadcaster, Unsubscribed
 from tests.brokers import Broker
-from tests.conformance.tools import Reader, lost, reading, until
+from tests.conformance.tools import PATIENCE, Reader, lost, reading, until
 from tests.conftest import Refusal
 
 
@@ -24,11 +24,11 @@ async def test_drain_ends_every_stream_at_once(broadcaster: Broadcaster, name: s
         gone = asyncio.ensure_future(broadcaster.drain())
         await reader.ended()
         with pytest.raises(Unsubscribed):
-            await asyncio.wait_for(waiting, 10)
+            await asyncio.wait_for(waiting, PATIENCE)
         with pytest.raises(Unsubscribed):
-            await asyncio.wait_for(idle.get(), 10)
+            await asyncio.wait_for(idle.get(), PATIENCE)
         assert not gone.done()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await gone
 
 
@@ -47,7 +47,7 @@ async def test_drain_is_awaited_until_all_have_gone(broadcaster: Broadcaster, na
     listening = [asyncio.create_task(listen(number)) for number in range(10)]
     for _ in listening:
         await live.acquire()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await broadcaster.drain()
     assert sorted(ended) == list(range(10))
     await asyncio.gather(*listening)
@@ -82,7 +82,7 @@ async def test_drain_in_the_middle_of_history(
 
 async def test_subscribe_after_drain_ends_at_once(broadcaster: Broadcaster, name: str) -> None:
     await broadcaster.drain()
-    async with asyncio.timeout(10), broadcaster.subscribe(name) as subscriber:
+    async with asyncio.timeout(PATIENCE), broadcaster.subscribe(name) as subscriber:
         assert [event async for event in subscriber] == []
         with pytest.raises(Unsubscribed):
             await subscriber.get()
@@ -101,7 +101,7 @@ async def test_a_subscribe_that_waits_in_an_outage_ends_on_drain(own_broker: Bro
         waiting = [asyncio.create_task(listen()) for _ in range(3)]
         await asyncio.sleep(0.05)
         gone = broadcaster.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await asyncio.gather(*waiting) == [[], [], []]
             await gone
 
@@ -114,7 +114,7 @@ async def test_drain_in_an_outage_ends_streams(own_broker: Broker) -> None:
         await own_broker.kill()
         await lost(broadcaster)
         broadcaster.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await reader.ended()
 
 
@@ -123,7 +123,7 @@ async def test_disconnect_in_an_outage_does_not_hang(own_broker: Broker) -> None
     await broadcaster.connect()
     async with broadcaster.subscribe("room") as subscriber:
         await own_broker.pause()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await broadcaster.disconnect()
         with pytest.raises(Unsubscribed):
             await subscriber.get()
@@ -204,7 +204,7 @@ def test_nothing_off_the_main_thread(own_broker: Broker, called: list[int]) -> N
     ours = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
     assert seen == [ours]
 
@@ -218,5 +218,5 @@ async def test_disconnect_at_any_moment_of_an_unsubscribe(own_broker: Broker, pa
         pass
     for _ in range(pauses):
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await broadcaster.disconnect()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import time
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 from fastapi_broadcaster import Broadcaster, ChannelTemplate, SerializationError
+from fastapi_broadcaster.deliveries import complaints
 from tests.backends import BackendCase
-from tests.conformance.tools import reading, take, take_until
+from tests.conformance.tools import PATIENCE, reading, take, take_until
 from tests.conftest import Refusal
 
 
@@ -68,6 +70,7 @@ async def test_it_is_logged_at_a_bounded_rate(
 ) -> None:
     caplog.set_level(logging.WARNING)
     points = broadcaster.channel(name, Point)
+    begun = time.monotonic()
     async with points.subscribe() as first, reading(points.subscribe()) as second:
         for _ in range(100):
             await broadcaster.publish(name, b"poison")
@@ -76,7 +79,7 @@ async def test_it_is_logged_at_a_bounded_rate(
         await second.until(Point(x=1, y=2))
         assert first.invalid == second.subscriber.invalid == 100
     lines = [record for record in caplog.records if name in record.getMessage()]
-    assert len(lines) == 1
+    assert 1 <= len(lines) <= 1 + (time.monotonic() - begun) / complaints.every
     assert lines[0].levelno == logging.WARNING
 
 
@@ -92,7 +95,7 @@ async def test_on_invalid_raise_ends_that_subscriber(broadcaster: Broadcaster, n
         assert await take(strict, 1) == [Point(x=1, y=2)]
         for _ in range(2):
             with pytest.raises(SerializationError):
-                await asyncio.wait_for(strict.get(), 10)
+                await asyncio.wait_for(strict.get(), PATIENCE)
         await lenient.until(Point(x=3, y=4))
     assert lenient.messages == [Point(x=1, y=2), Point(x=3, y=4)]
 
@@ -151,9 +154,9 @@ async def test_poison_heard_through_a_pattern(
     async with broadcaster.subscribe(pattern=points) as subscriber:
         await broadcaster.publish(f"{name}.a", b"poison")
         await broadcaster.channel(points, id="b").publish(Point(x=1, y=2))
-        event = await asyncio.wait_for(subscriber.get(), 10)
+        event = await asyncio.wait_for(subscriber.get(), PATIENCE)
         assert (event.message, event.params) == (Point(x=1, y=2), {"id": "b"})
         if subscriber.invalid == 0 and not case.order_across:
             await broadcaster.channel(points, id="a").publish(Point(x=3, y=4))
-            await asyncio.wait_for(subscriber.get(), 10)
+            await asyncio.wait_for(subscriber.get(), PATIENCE)
         assert subscriber.invalid == 1

@@ -7,14 +7,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi_broadcaster import Broadcaster, ChannelNameError, Event, Gap, Subscriber, Subscription
+from fastapi_broadcaster import (
+    BackendUnavailableError,
+    Broadcaster,
+    ChannelNameError,
+    Event,
+    Gap,
+    Subscriber,
+    Subscription,
+)
 
 PATIENCE = 30.0  # seconds until a test gives up
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object], *, patience: float = PATIENCE) -> None:
     """Wait until the condition is true, which may be a coroutine function."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         while True:
             found = condition()
             if isinstance(found, Awaitable):
@@ -138,6 +146,17 @@ async def publish_all(broadcaster: Broadcaster, channel: str, messages: list[str
     """One after the other, by successive awaits."""
     for message in messages:
         await broadcaster.publish(channel, message)
+
+
+async def accepted(broadcaster: Broadcaster, channel: str, message: str) -> bool:
+    """Publish; False if nothing has left, because the broker was not reached in time."""
+    try:
+        await broadcaster.publish(channel, message)
+    except BackendUnavailableError as error:
+        if error.maybe_published:
+            raise
+        return False
+    return True
 
 
 async def published(broadcaster: Broadcaster, channel: str, message: str) -> str | None:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._delivery.backends import BACKENDS
+from benchmarks._delivery.backends import BACKENDS, AnyServer
 from benchmarks._delivery.checker import Verdict, check
 from benchmarks._delivery.faults import Fault
 from benchmarks._delivery.records import Record, Resumed
 from benchmarks._delivery.run import Plan, run
-from servers import Server
 
 FAULTS: tuple[Fault, ...] = ("broker", "clients", "workers")
 CASES = [
@@ -28,12 +27,12 @@ PAUSES: dict[Fault, float] = {"broker": 0.0, "clients": 0.015, "workers": 0.015}
 
 
 @pytest.fixture(scope="module")
-def server_of() -> Iterator[Callable[[str], Server | None]]:
+def server_of() -> Iterator[Callable[[str], AnyServer | None]]:
     """The server of a backend, until that of another one is asked for."""
     with ExitStack() as stack:
-        started: dict[str, Server | None] = {}
+        started: dict[str, AnyServer | None] = {}
 
-        def find(name: str) -> Server | None:
+        def find(name: str) -> AnyServer | None:
             if name not in started:
                 stack.close()
                 started.clear()
@@ -44,7 +43,9 @@ def server_of() -> Iterator[Callable[[str], Server | None]]:
         yield find
 
 
-async def ran(name: str, fault: Fault, server: Server | None, log: Path) -> tuple[Record, Verdict]:
+async def ran(
+    name: str, fault: Fault, server: AnyServer | None, log: Path
+) -> tuple[Record, Verdict]:
     """Run until a fault has hit something, which nearly each one does."""
     for seed in range(5):
         plan = Plan(
@@ -79,7 +80,7 @@ def hit(record: Record) -> bool:
 
 @pytest.mark.parametrize(("name", "fault"), CASES)
 async def test_delivery(
-    name: str, fault: Fault, server_of: Callable[[str], Server | None], tmp_path: Path
+    name: str, fault: Fault, server_of: Callable[[str], AnyServer | None], tmp_path: Path
 ) -> None:
     server = await asyncio.to_thread(server_of, name)
     record, verdict = await ran(name, fault, server, tmp_path / "workers.log")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 import asyncpg
 import httpx2
@@ -14,10 +15,11 @@ import pytest
 
 from fastapi_broadcaster import BackendUnavailableError, Broadcaster
 from servers import Postgres, Redis
+from servers.base import free_port
 from servers.certificates import Certificates
 from tests.conformance.tools import take
 from tests.docs.pages import DOCS, ROOT, blocks
-from tests.web.clients import open_events
+from tests.web.clients import WAIT, open_events
 from tests.web.processes import WebServer
 
 PAGE = (DOCS / "backends.md").read_text()
@@ -51,7 +53,10 @@ async def test_publishing_in_ones_own_transaction(postgres: Postgres) -> None:
         "docs_src.backends.transaction:app", directory=ROOT, environment={"DATABASE": where}
     ) as app:
         orders = f"{app.url}/orders/ada"
-        async with open_events(f"{orders}/events") as events, httpx2.AsyncClient() as client:
+        async with (
+            open_events(f"{orders}/events") as events,
+            httpx2.AsyncClient(timeout=WAIT) as client,
+        ):
             statuses = [
                 (await client.post(orders, json={"item": item, "pieces": 2})).status_code
                 for item in ("pen", "pen", "ink")
@@ -117,7 +122,12 @@ async def test_redis_cli() -> None:
 
 
 class SecureRedis(Redis):
-    """Speaks TLS beside."""
+    """Speaks TLS beside, on the next port."""
+
+    @classmethod
+    def private(cls) -> Self:
+        port = free_port(behind=1)
+        return cls(f"{cls.__name__.lower()}-{port}", port)
 
     @property
     def certificates(self) -> Certificates:

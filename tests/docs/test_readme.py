@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.docs.pages import ROOT, SNIPPETS, blocks
-from tests.web.clients import open_events
+from tests.web.clients import WAIT, open_events
 from tests.web.processes import WebServer
 
 README = (ROOT / "README.md").read_text()
@@ -31,7 +31,10 @@ async def test_an_app_is_pasted_and_run(code: str, tmp_path: Path) -> None:
     message = {"user": "ada", "text": "Hello"}
     with WebServer("main:app", directory=tmp_path, environment={"PYTHONWARNINGS": "error"}) as app:
         room = f"{app.url}/rooms/lobby"
-        async with open_events(f"{room}/events") as events, httpx2.AsyncClient() as client:
+        async with (
+            open_events(f"{room}/events") as events,
+            httpx2.AsyncClient(timeout=WAIT) as client,
+        ):
             receipt = await client.post(room, json=message)
             assert receipt.status_code == 202
             event = await events.event()

@@ -17,7 +17,7 @@ from servers import Redis
 from tests.backends import BackendCase, rows
 from tests.brokers import Broker
 from tests.docs.pages import ROOT
-from tests.web.clients import open_events
+from tests.web.clients import WAIT, open_events
 from tests.web.processes import WebServer
 
 PACKAGE = "docs_src.tutorial.several_workers"
@@ -55,7 +55,7 @@ async def test_two_processes_hear_each_other_and_the_worker(environment: dict[st
         ):
             await here.frame()
             await there.frame()
-            async with httpx2.AsyncClient() as client:
+            async with httpx2.AsyncClient(timeout=WAIT) as client:
                 receipt = await client.post(f"{one.url}/rooms/lobby", json=HELLO)
             assert receipt.json() == {"channel": "rooms.lobby", "id": None}
             assert (await here.event()).json == (await there.event()).json == HELLO
@@ -75,7 +75,7 @@ async def test_the_app_and_the_worker_run_on_every_broker(
         async with (
             open_events(f"{app.url}/rooms/lobby/events") as here,
             open_events(f"{other.url}/rooms/lobby/events") as there,
-            httpx2.AsyncClient() as client,
+            httpx2.AsyncClient(timeout=WAIT) as client,
         ):
             await here.frame()
             await there.frame()

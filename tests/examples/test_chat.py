@@ -84,7 +84,7 @@ async def test_every_answer_names_its_worker(chat: WebServer, room: str) -> None
 
 async def test_the_page_needs_nothing_from_elsewhere(chat: WebServer) -> None:
     files = ["icon.svg", "chat.css", "messages.css", "chat.js", "log.js"]
-    async with httpx2.AsyncClient(base_url=chat.url, follow_redirects=True) as client:
+    async with httpx2.AsyncClient(base_url=chat.url, follow_redirects=True, timeout=WAIT) as client:
         page = await client.get("/")
         assert page.url.path == "/rooms/lobby"
         texts = [page.text]

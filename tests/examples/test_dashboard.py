@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from tests.examples.conftest import Serve
-from tests.web.clients import open_events, post
+from tests.web.clients import WAIT, open_events, post
 from tests.web.processes import WebServer
 
 
@@ -66,5 +66,5 @@ async def test_it_resumes_on_all_channels_at_once(shop: str) -> None:
 
 
 async def test_the_page_is_there(shop: str) -> None:
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=WAIT) as client:
         assert "EventSource" in (await client.get(shop)).text

@@ -27,7 +27,7 @@ async def work(source: Path, redis: Redis, job: str) -> None:
         env={**os.environ, "BROADCASTER_URL": redis.url},
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(WAIT):
+    async with asyncio.timeout(3 * WAIT):
         _, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")
 

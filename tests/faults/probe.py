@@ -51,7 +51,7 @@ async def probing(broadcaster: Broadcaster) -> AsyncIterator[Probe]:
         probe = Probe(client)
         asking = asyncio.create_task(probe.run())
         try:
-            await probe.turns(200, within=5)
+            await probe.turns(200, within=20)
             yield probe
         finally:
             asking.cancel()

@@ -51,7 +51,7 @@ async def test_draining_is_not_ready() -> None:
     broadcaster = Broadcaster("memory://")
     async with probing(broadcaster) as probe:
         await broadcaster.drain()
-        await probe.turns(503, within=5)
+        await probe.turns(503, within=20)
         assert probe.body["state"] == "draining"
 
 
@@ -71,7 +71,7 @@ async def test_outsiders_learn_nothing_of_the_broker(caplog: pytest.LogCaptureFi
         broadcaster = Broadcaster(url, backoff=Backoff(cap=0.2))
         async with probing(broadcaster) as probe:
             redis.kill()
-            await probe.turns(503, within=10)
+            await probe.turns(503, within=20)
             health = broadcaster.health()
             told = json.dumps(probe.body)
     assert str(redis.port) in health.backend

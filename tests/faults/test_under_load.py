@@ -11,7 +11,7 @@ import pytest
 from fastapi_broadcaster import Backoff, Broadcaster, Health
 from tests.backends import BackendCase
 from tests.brokers import Broker
-from tests.conformance.tools import Reader, published, reading
+from tests.conformance.tools import Reader, published, reading, until
 from tests.faults.probe import probing
 from tests.faults.traffic import Publisher, heard_all, more, traffic, untold
 
@@ -105,7 +105,7 @@ async def test_faults_under_load(case: BackendCase, own_broker: Broker) -> None:
             await heard_all(waking, publishers)
             waking.task.cancel()
             readers.append(waking)
-        assert await own_broker.subscriptions() == {*NAMES}
+        await until(lambda: only_names(own_broker))
         told = here.health().reconnects
     for reader in readers:
         assert not any(untold(reader, publishers).values())
@@ -114,6 +114,10 @@ async def test_faults_under_load(case: BackendCase, own_broker: Broker) -> None:
     assert len(lost) == len(restored) == told
     assert {health.state for health in lost} == {"reconnecting"}
     assert {health.state for health in restored} == {"connected"}
+
+
+async def only_names(broker: Broker) -> bool:
+    return await broker.subscriptions() == {*NAMES}
 
 
 class Crossing:

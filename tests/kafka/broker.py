@@ -117,9 +117,10 @@ class KafkaBroker(Broker):
     @asynccontextmanager
     async def losing_reply(self, to: bytes) -> AsyncIterator[Broadcaster]:
         """It stays lost for longer than the publisher waits: it would be asked for again."""
-        backend = KafkaBackend(f"127.0.0.1:{self.proxy.port}", topic=self.topic, timeout=1.0)
-        async with self._made(Broadcaster(backend=backend, backoff=QUICK)) as broadcaster:
-            self.proxy.lose_reply(to)
+        backend = KafkaBackend(f"127.0.0.1:{self.proxy.port}", topic=self.topic, timeout=3.0)
+        options: dict[str, Any] = {"backoff": QUICK, "publish_timeout": 30.0}
+        async with self._made(Broadcaster(backend=backend, **options)) as broadcaster:
+            self.proxy.lose_reply(to, silence=4.5)
             yield broadcaster
 
     async def kill(self) -> None:

@@ -9,23 +9,21 @@ from typing import Self
 
 from tests.proxy import Proxy
 
-SILENCE = 1.5  # seconds for which nobody gets through behind a lost reply
-
 
 class _Line(Proxy):
     """Lets nobody through for a while when it has lost a reply: who asks again hears nothing."""
 
-    lost_at = -SILENCE
+    silent_until = 0.0
 
-    def lose(self, to: bytes) -> None:
-        self._trigger = to
+    def lose(self, to: bytes, silence: float) -> None:
+        self._trigger, self._silence = to, silence
 
     def drop(self) -> None:
         for line in self._lines:
             line.cancel()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if time.monotonic() > self.lost_at + SILENCE:
+        if time.monotonic() > self.silent_until:
             await super()._connect(reader, writer)
 
     async def _replies(
@@ -33,7 +31,7 @@ class _Line(Proxy):
     ) -> None:
         await super()._replies(above, writer, doomed)
         if doomed.is_set():
-            self.lost_at = time.monotonic()
+            self.silent_until = time.monotonic() + self._silence
 
 
 class BackgroundProxy:
@@ -46,21 +44,21 @@ class BackgroundProxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._line.__aenter__(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._line.__aenter__(), self._loop).result(30)
         self.port = self._line.port
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._line.__aexit__(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._line.__aexit__(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
         self._loop.close()
 
     async def quiet(self) -> None:
         """Wait until nobody is connected, and the sockets of this process are closed."""
 
         async def wait() -> None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while self._line._lines:  # noqa: ASYNC110  # the proxy has no event for it
                     await asyncio.sleep(0.01)
 
@@ -70,6 +68,9 @@ class BackgroundProxy:
         """Close every connection; new ones are welcome."""
         self._loop.call_soon_threadsafe(self._line.drop)
 
-    def lose_reply(self, to: bytes) -> None:
-        """Let the next request with these bytes through, but not its reply."""
-        self._loop.call_soon_threadsafe(self._line.lose, to)
+    def lose_reply(self, to: bytes, *, silence: float) -> None:
+        """Let the next request with these bytes through, but not its reply.
+
+        Nobody gets through for so many seconds behind it.
+        """
+        self._loop.call_soon_threadsafe(self._line.lose, to, silence)

@@ -226,7 +226,7 @@ async def test_tables_by_migration(server: Postgres, sql: asyncpg.Connection) ->
 
 
 async def test_many_processes_make_the_tables_at_once(server: Postgres, stream_url: str) -> None:
-    broadcasters = [Broadcaster(stream_url) for _ in range(12)]
+    broadcasters = [Broadcaster(stream_url, connect_timeout=60) for _ in range(12)]
     try:
         await asyncio.gather(*(broadcaster.connect() for broadcaster in broadcasters))
         async with broadcasters[0].subscribe("room") as subscriber:

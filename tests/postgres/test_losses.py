@@ -38,11 +38,14 @@ async def test_retention_by_number(stream_url: str, table: str, sql: asyncpg.Con
 
 
 async def test_retention_by_age(stream_url: str, table: str, sql: asyncpg.Connection) -> None:
-    async with Broadcaster(f"{stream_url}&max_age=1.5") as broadcaster:
+    async with Broadcaster(f"{stream_url}&max_age=60") as broadcaster:
         receipts = [await broadcaster.publish("aged", str(number)) for number in range(20)]
+        await asyncio.sleep(1)  # in which it looks for what is too old
         async with broadcaster.subscribe("aged", history="all") as subscriber:
             assert len(await take(subscriber, 20)) == 20
+    async with Broadcaster(f"{stream_url}&max_age=0.5"):
         await until(lambda: at_most(sql, table, 0))
+    async with Broadcaster(stream_url) as broadcaster:
         channel = broadcaster.channel("aged")
         assert (await channel.page()).items == []
         assert (await channel.page(after=receipts[-1].id)).items == []

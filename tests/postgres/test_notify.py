@@ -11,7 +11,7 @@ import pytest
 from fastapi_broadcaster import BackendError, Broadcaster, Gap, Receipt
 from fastapi_broadcaster.backends.postgres import PostgresBackend
 from servers import Postgres
-from tests.conformance.tools import Barrier, take, take_until, until
+from tests.conformance.tools import PATIENCE, Barrier, take, take_until, until
 from tests.postgres.broker import PostgresBroker
 
 MIB = 1_048_576
@@ -134,7 +134,7 @@ async def test_pg_notify_is_heard_and_hears(url: str, sql: asyncpg.Connection) -
         assert await take(subscriber, 2) == ["from SQL: é", ""]
         await broadcaster.publish("both", "from Python: é")
         wanted = ["from SQL: é", "", "from Python: é"]
-        assert [await asyncio.wait_for(heard.get(), 10) for _ in wanted] == wanted
+        assert [await asyncio.wait_for(heard.get(), PATIENCE) for _ in wanted] == wanted
 
 
 async def test_a_trigger_on_a_table(url: str, sql: asyncpg.Connection) -> None:
@@ -169,7 +169,7 @@ async def test_a_message_that_the_server_refuses_fails_only_its_own_caller() -> 
 
 async def test_a_batch_leaves_in_one_statement_and_10_000_names_in_ten() -> None:
     with PostgresBroker() as broker:
-        broadcaster = broker.broadcaster()
+        broadcaster = broker.broadcaster(subscribe_timeout=60)
         barrier = Barrier(broadcaster, "publish")
         async with broadcaster, AsyncExitStack() as stack:
             before = broker.server.log.read_text().count('listen "')
@@ -201,7 +201,7 @@ async def test_a_server_that_forgets_listen_is_noticed(url: str) -> None:
     ):
         assert backend._listening is not None
         await backend._listening._connection.execute("unlisten *")
-        await until(lambda: broadcaster.health().reconnects == 1)
+        await until(lambda: broadcaster.health().reconnects)
         assert "pooler" in str(broadcaster.health().last_error)
         await until(lambda: broadcaster.health().state == "connected")
         await broadcaster.publish("forgotten", "end")

@@ -12,7 +12,7 @@ import pytest
 from fastapi_broadcaster import Broadcaster, Gap
 from fastapi_broadcaster.backends.postgres_stream import PostgresStreamBackend, from_url
 from servers import Postgres
-from tests.conformance.tools import back, lost, reading, take, take_until, until
+from tests.conformance.tools import PATIENCE, back, lost, reading, take, take_until, until
 from tests.postgres.broker import PostgresStreamBroker
 from tests.postgres.conftest import at_most, stream
 
@@ -100,7 +100,7 @@ async def test_any_size_of_anything(stream_url: str, size: int, kind: str) -> No
         channel = broadcaster.channel(name, bytes)
         async with channel.subscribe() as subscriber:
             receipt = await channel.publish(data)
-            event = await asyncio.wait_for(subscriber.get(), 10)
+            event = await asyncio.wait_for(subscriber.get(), PATIENCE)
         page = await channel.page()
     assert event.message == page.items[0].message == data
     assert event.id == page.items[0].id == receipt.id
@@ -135,7 +135,7 @@ async def test_a_large_log_is_caught_up_with_after_an_outage() -> None:
     """Thousands of messages, small and large, on many channels, while one process was away."""
     with PostgresStreamBroker() as broker:
         async with (
-            broker.broadcaster() as broadcaster,
+            broker.broadcaster(publish_timeout=30) as broadcaster,
             reading(broadcaster.subscribe("c.1", buffer_size=100)) as one,
             reading(broadcaster.subscribe(pattern="c.?", buffer_size=9_000)) as all,
         ):

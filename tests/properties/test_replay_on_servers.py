@@ -52,7 +52,8 @@ def checking(
 
     async def connect() -> tuple[Broadcaster, Broadcaster, Lag]:
         listening, publishing = (
-            broker.broadcaster(linger=0.01, publish_timeout=20.0) for _ in range(2)
+            broker.broadcaster(linger=0.01, publish_timeout=60.0, subscribe_timeout=60.0)
+            for _ in range(2)
         )
         assert isinstance(listening.backend, HistoryBackend)
         lag = Lag(listening.backend, pause=pause)

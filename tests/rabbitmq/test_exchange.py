@@ -66,7 +66,7 @@ async def test_an_exchange_of_ones_own(rabbitmq: RabbitMQBroker, name: str) -> N
 async def test_one_queue_for_all_subscriptions(own_rabbitmq: RabbitMQBroker) -> None:
     names = [f"room.{number}" for number in range(2_000)]
     async with (
-        own_rabbitmq.broadcaster(linger=0.0) as broadcaster,
+        own_rabbitmq.broadcaster(linger=0.0, subscribe_timeout=60) as broadcaster,
         broadcaster.subscribe(names) as subscriber,
         broadcaster.subscribe(names[0]),
         broadcaster.subscribe(pattern="hall.*"),

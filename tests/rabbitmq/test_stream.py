@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -132,10 +133,12 @@ async def test_history_by_age_is_exact_to_the_millisecond(
 ) -> None:
     """Of messages that tell their time; the others come with their block."""
     async with stream(rabbitmq) as broadcaster:
-        await broadcaster.publish(name, "old")
-        await asyncio.sleep(0.5)  # what makes it old
+        await pika.declare_queue(name, durable=True, arguments=STREAM)
+        minute_ago = round((time.time() - 60) * 1000)
+        old = aio_pika.Message(b"old", headers={"timestamp_in_ms": minute_ago})
+        await pika.default_exchange.publish(old, routing_key=name)
         await broadcaster.publish(name, "young")
-        async with broadcaster.subscribe(name, history=timedelta(seconds=0.4)) as subscriber:
+        async with broadcaster.subscribe(name, history=timedelta(seconds=55)) as subscriber:
             assert await take(subscriber, 1) == ["young"]
         async with broadcaster.subscribe(name, history=timedelta(hours=1)) as subscriber:
             assert await take(subscriber, 2) == ["old", "young"]

@@ -57,7 +57,7 @@ async def test_a_stream_deleted_under_a_live_subscriber(
         await publish_all(broadcaster, name, ["1", "2", "3"])
         await reader.until("3")
         await pika.queue_delete(name)
-        await until(lambda: broadcaster.health().reconnects == 1)
+        await until(lambda: broadcaster.health().reconnects)
         await back(broadcaster)
         await publish_all(broadcaster, name, ["4", "end"])
         await reader.until("end")

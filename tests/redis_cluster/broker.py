@@ -68,13 +68,7 @@ class RedisClusterBroker(Broker):
                 await stack.enter_async_context(_client(node.port)) for node in self.cluster.nodes
             ]
             await asyncio.gather(
-                *(client.execute_command("CLIENT", "KILL", "TYPE", "pubsub") for client in clients)
-            )
-            await asyncio.gather(
-                *(
-                    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-                    for client in clients
-                )
+                *(client.execute_command("CLIENT", "KILL", "SKIPME", "yes") for client in clients)
             )
 
     async def wipe(self) -> None:
@@ -97,4 +91,4 @@ class RedisClusterBroker(Broker):
 
 
 def _client(port: int) -> RedisClient:
-    return RedisClient(host=HOST, port=port, single_connection_client=True)
+    return RedisClient(host=HOST, port=port, socket_timeout=60, single_connection_client=True)

@@ -51,6 +51,15 @@ def test_the_option_chooses_the_backend(scheme: str) -> None:
         create_backend(f"{scheme}://user:secret@127.0.0.1:1?cluster=true&nonsense=1")
 
 
+@pytest.mark.parametrize("where", ["/3?cluster=true", "?cluster=true&db=3"])
+def test_a_database_that_a_cluster_does_not_have(where: str) -> None:
+    """Told before it connects."""
+    with pytest.raises(ValueError, match="has no database 3, only 0: leave it out") as caught:
+        Broadcaster(f"redis://user:secret@127.0.0.1:1{where}")
+    assert "secret" not in str(caught.value)
+    assert Broadcaster("redis://127.0.0.1:1/0?cluster=true")
+
+
 def test_what_it_cannot_do() -> None:
     """Told before it connects."""
     broadcaster = Broadcaster("redis://127.0.0.1:1?cluster=true")
@@ -85,7 +94,10 @@ async def test_redis_cli(shared: RedisClusterBroker) -> None:
 
 async def test_many_channels(shared: RedisClusterBroker) -> None:
     names = [f"many.{number}" for number in range(3_000)]
-    async with shared.broadcaster() as broadcaster, broadcaster.subscribe(names) as subscriber:
+    async with (
+        shared.broadcaster(subscribe_timeout=60, publish_timeout=60) as broadcaster,
+        broadcaster.subscribe(names) as subscriber,
+    ):
         await asyncio.gather(*(broadcaster.publish(name, name) for name in names[::10]))
         assert sorted(await take(subscriber, 300)) == sorted(names[::10])
 

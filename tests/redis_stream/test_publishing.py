@@ -189,7 +189,7 @@ async def test_a_loading_server_counts_as_away(own: RedisStreamBroker) -> None:
     """After a restart with much data; nothing was taken, so it is published once it can be."""
     async with own.broadcaster(publish_timeout=30) as broadcaster:
         async with (
-            Redis.from_url(own.server.url) as client,
+            Redis.from_url(own.server.url, socket_timeout=120) as client,
             client.pipeline(transaction=False) as pipeline,
         ):
             for _ in range(20_000):

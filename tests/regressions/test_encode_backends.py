@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,15 @@ from tests.brokers import QUICK
 from tests.conformance.tools import take_items, until
 
 
+class DriverError(Exception):
+    """What a driver raises whose errors are its own, as those of redis-py are."""
+
+
 class Queued(BroadcastBackend):
     """A queue; an exception that is put into it is what the driver raises."""
 
     def __init__(self) -> None:
-        self.failures = 0  # of `subscribe`, still to come
+        self.failures: list[Exception] = []  # of `subscribe`, still to come
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
 
     async def connect(self) -> None:
@@ -28,8 +33,7 @@ class Queued(BroadcastBackend):
 
     async def subscribe(self, channel: str) -> None:
         if self.failures:
-            self.failures -= 1
-            raise ConnectionError("not yet")
+            raise self.failures.pop()
 
     async def unsubscribe(self, channel: str) -> None:
         pass
@@ -46,19 +50,39 @@ class Queued(BroadcastBackend):
 
 @pytest.mark.parametrize(
     ("loss", "failures"),
-    [(ConnectionError("lost"), 2), (asyncio.CancelledError(), 0)],
-    ids=["not yet when it subscribes again", "cancelled from within"],
+    [
+        (ConnectionError("lost"), [ConnectionError("not yet")] * 2),
+        (DriverError("lost"), [DriverError("not yet")] * 2),
+        (asyncio.CancelledError(), []),
+    ],
+    ids=["not yet when it subscribes again", "with errors of its own", "cancelled from within"],
 )
-async def test_subscribers_live_through_a_loss(loss: BaseException, failures: int) -> None:
+async def test_subscribers_live_through_a_loss(
+    loss: BaseException, failures: list[Exception]
+) -> None:
     backend = Queued()
     async with (
         Broadcaster(backend=backend, backoff=QUICK) as broadcaster,
         broadcaster.subscribe("c") as subscriber,
     ):
-        backend.failures = failures
+        backend.failures = failures.copy()
         backend.queue.put_nowait(loss)
         await until(lambda: broadcaster.health().reconnects and not backend.failures)
         await broadcaster.publish("c", "x")
         gap, event = await take_items(subscriber, 2)
     assert gap == Gap("c", "reconnected")
     assert getattr(event, "message", None) == "x"
+
+
+async def test_an_error_at_the_end_is_not_left_over(caplog: pytest.LogCaptureFixture) -> None:
+    class Closed(Queued):
+        async def next_published(self) -> Any:
+            try:
+                return await super().next_published()
+            except asyncio.CancelledError:
+                raise DriverError("closed while it waited") from None
+
+    async with Broadcaster(backend=Closed()) as broadcaster, broadcaster.subscribe("c"):
+        pass
+    gc.collect()
+    assert not caplog.records

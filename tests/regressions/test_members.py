@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from fastapi_broadcaster import Broadcaster, EventStreamResponse, Gap, HistoryBackend, Message
+from fastapi_broadcaster import (
+    Broadcaster,
+    EventStreamResponse,
+    Gap,
+    HistoryBackend,
+    Message,
+    Unsubscribed,
+)
 from fastapi_broadcaster.messages import Cursor, Position
 from tests.conformance.tools import publish_all, take, take_until, until
 from tests.regressions.peers import Browser, opened
@@ -131,3 +138,34 @@ async def test_a_pattern_has_no_members() -> None:
         with pytest.raises(TypeError, match="pattern"):
             subscriber.remove("rooms.*")
         assert await take(subscriber, 1) == ["hello"]
+
+
+async def test_a_channel_of_another_broadcaster_is_refused() -> None:
+    """Its name was heard at this one, and what was published on it was not."""
+    async with Broadcaster("memory://") as broadcaster, Broadcaster("memory://") as other:
+        ours, theirs = broadcaster.channel("ours"), other.channel("theirs")
+        for chosen in (theirs, [ours, theirs]):
+            with pytest.raises(ValueError, match="'theirs' is one of another broadcaster"):
+                broadcaster.subscribe(chosen)
+        async with broadcaster.subscribe(["ours", "theirs"]) as subscriber:
+            with pytest.raises(ValueError, match="'theirs' is one of another broadcaster"):
+                await subscriber.add(theirs)
+            with pytest.raises(ValueError, match="'theirs' is one of another broadcaster"):
+                subscriber.remove(theirs)
+            assert subscriber.channels == ("ours", "theirs")
+
+
+async def test_who_has_left_hears_no_more_channels() -> None:
+    """It returned as if the channel were live."""
+    async with Broadcaster("memory://") as broadcaster:
+        async with broadcaster.subscribe("a") as subscriber:
+            pass
+        with pytest.raises(Unsubscribed, match="hears no more channels"):
+            await subscriber.add("b")
+        subscriber.remove("b")
+        async with broadcaster.subscribe("a") as drained:
+            drained_all = broadcaster.drain()
+            await drained.add("b")  # nothing: its reader is told
+            with pytest.raises(Unsubscribed):
+                await drained.get()
+        await drained_all

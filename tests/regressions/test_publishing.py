@@ -21,6 +21,7 @@ from fastapi_broadcaster import (
     Receipt,
 )
 from fastapi_broadcaster.messages import Cursor
+from servers import Postgres, Redis
 from tests.brokers import QUICK, CutMemory, Line
 from tests.conformance.tools import PATIENCE, take, until
 
@@ -82,7 +83,7 @@ async def test_publishers_go_on_after_an_outage_though_newcomers_never_cease() -
     line = Line()
     backend = Visited(line)
     async with (
-        Broadcaster(backend=backend, backoff=QUICK, publish_timeout=2) as broadcaster,
+        Broadcaster(backend=backend, backoff=QUICK, publish_timeout=PATIENCE) as broadcaster,
         broadcaster.subscribe("mine") as subscriber,
     ):
         backend.broadcaster = broadcaster
@@ -172,10 +173,48 @@ print("both have ended")
 def test_publish_sync_in_a_forked_child_works_or_raises() -> None:
     """As in a pre-fork server or a multiprocessing pool."""
     script = subprocess.run(
-        [sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=90
     )
     assert script.returncode == 0, script.stderr
     assert "both have ended" in script.stdout
+
+
+FORKING_ON_SERVERS = """
+import gc
+import multiprocessing
+import sys
+from fastapi_broadcaster import Broadcaster
+
+broadcaster = Broadcaster(sys.argv[1])
+before = broadcaster.channel("c")
+
+def child():
+    gc.collect()
+    before.publish_sync("child")
+
+broadcaster.publish_sync("c", "parent")
+for _ in range(5):
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0, process.exitcode
+    broadcaster.publish_sync("c", "parent")
+print("all were published")
+"""
+
+
+@pytest.mark.parametrize("scheme", ["redis-stream", "postgres-stream"])
+def test_a_forked_child_leaves_its_parents_connections_alone(scheme: str) -> None:
+    """What it freed of them left the parent's epoll, and the parent waited for replies in vain."""
+    with Redis.private() if scheme == "redis-stream" else Postgres.private() as server:
+        url = f"{scheme}://{server.url.partition('://')[2]}"
+        script = subprocess.run(
+            [sys.executable, "-c", FORKING_ON_SERVERS, url],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert "all were published" in script.stdout, script.stderr
 
 
 def test_publish_sync_on_a_loop_that_does_not_run_is_an_error() -> None:
@@ -232,3 +271,34 @@ async def test_what_never_leaves_is_given_up_in_time() -> None:
             assert isinstance(outcome, BackendUnavailableError)
             assert not outcome.maybe_published
     assert backend.left > 999_900
+
+
+class Frozen(MemoryBackend):
+    """Swallows a message, and then every attempt to connect."""
+
+    swallowed = False
+
+    async def reach(self) -> None:
+        await asyncio.sleep(10 * PATIENCE)
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Any]:
+        if self.swallowed:
+            await self.reach()
+        self.swallowed = True
+        await asyncio.sleep(0.2)
+        raise BackendUnavailableError("no answer", maybe_published=True)
+
+
+async def test_who_comes_behind_a_message_without_an_answer_waits_no_longer_for_it() -> None:
+    """On a frozen broker it was three times `publish_timeout`."""
+    async with Broadcaster(backend=Frozen(), publish_timeout=0.5) as broadcaster:
+        async with asyncio.timeout(PATIENCE):
+            publishing = [broadcaster.publish("c", str(n)) for n in range(3)]
+            first, *behind = await asyncio.gather(*publishing, return_exceptions=True)
+            with pytest.raises(BackendUnavailableError, match="nothing was published"):
+                await broadcaster.publish("c", "later")
+    assert isinstance(first, BackendUnavailableError)
+    assert first.maybe_published
+    for outcome in behind:
+        assert isinstance(outcome, BackendUnavailableError)
+        assert not outcome.maybe_published

@@ -233,9 +233,60 @@ async def test_a_handler_refuses_one_message() -> None:
         relaying = asyncio.create_task(relay(page.socket, subscriber, on_message=refuse))
         page.write("hello")
         await until(lambda: page.sent)
-        assert page.sent == [{"type": "error", "error": "HTTPException", "detail": "not your room"}]
+        told = {"type": "error", "error": "HTTPException", "detail": "not your room", "status": 403}
+        assert page.sent == [told]
         page.write("broken")
         with pytest.raises(ZeroDivisionError):
             await relaying
         assert page.closed is not None
         assert page.closed["code"] == 1011
+
+
+class Unreachable(Page):
+    """Its server closes the socket when no ping is answered, and tells that only to `send`."""
+
+    gone = False
+
+    async def _take(self, message: Any) -> None:
+        if self.gone:
+            raise RuntimeError("Unexpected ASGI message, after sending 'websocket.close'.")
+        await super()._take(message)
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_socket_that_the_server_has_closed_by_itself_is_no_crash(inline: bool) -> None:
+    """Uvicorn logged a traceback for each client that had vanished."""
+    page = Unreachable()
+    async with (
+        Broadcaster("memory://", inline_sends=inline) as broadcaster,
+        broadcaster.subscribe("c") as subscriber,
+    ):
+        relaying = asyncio.create_task(relay(page.socket, subscriber))
+        await broadcaster.publish("c", "1")
+        await until(lambda: page.sent == [1])
+        page.gone = True
+        await broadcaster.publish("c", "2")
+        async with asyncio.timeout(PATIENCE):
+            await relaying
+
+
+@pytest.mark.parametrize("name", [None, "said"])
+async def test_an_id_stands_before_its_data_in_every_frame(name: str | None) -> None:
+    """Simple clients pair a `data:` with the `id:` that they have seen before it."""
+    browser = Browser()
+    async with (
+        Broadcaster("memory://") as broadcaster,
+        broadcaster.subscribe("c", after="of another log") as events,
+        opened(
+            EventStreamResponse(events, event=name, until=lambda text: text == "bye"), browser
+        ) as task,
+    ):
+        await until(lambda: b"gap" in browser.body)
+        for text in ("hello", "bye"):
+            await broadcaster.publish("c", text)
+        async with asyncio.timeout(PATIENCE):
+            await task
+    _, *blocks, _ = browser.body.decode().rstrip("\n").split("\n\n")
+    fields = [re.findall(r"^\w+", block, re.M) for block in blocks]
+    message = ["id", *(["event"] if name else []), "data"]
+    assert fields == [["id", "event", "data"], message, message, ["id", "event", "data"]]

@@ -9,6 +9,7 @@ import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from fastapi.testclient import TestClient
 from pydantic import AfterValidator, Field
+from redis import Redis as RedisClient
 from starlette.websockets import WebSocketDisconnect
 
 from fastapi_broadcaster import (
@@ -165,7 +166,7 @@ def outage(caplog: pytest.LogCaptureFixture) -> Iterator[tuple[TestClient, Redis
     """An app whose broker goes away when the server is killed."""
     caplog.set_level(logging.INFO, "fastapi_broadcaster")
     with Redis.private() as server:
-        broadcaster = Broadcaster(server.url, publish_timeout=0.3, subscribe_timeout=0.3)
+        broadcaster = Broadcaster(server.url, publish_timeout=0.3, subscribe_timeout=3)
         app = FastAPI(lifespan=broadcaster.lifespan)
         app.include_router(channel_router(ChannelTemplate("c", str), "/c"))
 
@@ -239,3 +240,24 @@ def test_that_a_message_may_have_left_is_told(
     assert answer.status_code == 503
     assert "the message may have been published" in answer.json()["detail"]
     check(answer.json()["detail"], server, caplog)
+
+
+def test_a_broker_that_refuses_is_told_as_one_that_is_away() -> None:
+    """It was a 500 with a traceback; a browser's EventSource would never have come back."""
+    with Redis.private() as server:
+        broadcaster = Broadcaster(server.url.replace("redis:", "redis-stream:"))
+        app = FastAPI(lifespan=broadcaster.lifespan)
+        app.include_router(channel_router(ChannelTemplate("c", str), "/c"))
+        with TestClient(app) as client, RedisClient(port=server.port) as operator:
+            operator.set("c", "no stream")
+            answer = client.post("/c", json="x")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json()["detail"] == "the broker refused it"
+            stream = client.get("/c/events")
+            assert (stream.status_code, stream.text[:7]) == (200, "retry: ")
+            with (
+                client.websocket_connect("/c/ws") as socket,
+                pytest.raises(WebSocketDisconnect) as closed,
+            ):
+                socket.receive_text()
+            assert closed.value.code == 1013

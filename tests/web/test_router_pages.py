@@ -104,7 +104,7 @@ async def test_before_and_after_at_once(rooms: WebServer, name: str) -> None:
 @pytest.mark.parametrize("way", ["before", "after"])
 async def test_ids_that_are_not_of_this_log(rooms: WebServer, name: str, way: str) -> None:
     await fill(rooms, name, 1)
-    for foreign in ("x", "", "~live", "~m.e30", "ffffffff-1-1", "é"):
+    for foreign in ("x", "~live", "~m.e30", "ffffffff-1-1", "é"):
         answer = await get(f"{rooms.url}/texts/{name}/history", **{way: foreign})
         assert answer.status_code == 410, foreign
         assert answer.json()["detail"]

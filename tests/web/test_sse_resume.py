@@ -138,4 +138,8 @@ async def test_broker_restart_is_one_gap_in_the_stream(
         gap, after = await events.event(), await events.event()
         assert (gap.event, gap.json["reason"]) == ("gap", "reconnected")
         assert (after.event, after.json["text"]) == (None, "after")
-        assert await get_json(f"{redis_board.url}/subscribers") == 1
+
+        async def one_listens() -> bool:
+            return await get_json(f"{redis_board.url}/subscribers") == 1
+
+        await until(one_listens, "a single subscription")

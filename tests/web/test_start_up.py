@@ -129,6 +129,23 @@ def test_an_annotation_that_is_not_the_templates_type(
 
 
 @pytest.mark.parametrize(
+    ("declared", "dependency", "given"),
+    [
+        (Channel[Note], subscriber(notes), "Subscriber"),
+        (Channel, subscriber(notes), "Subscriber"),
+        (Subscriber[Note], channel(notes), "Channel"),
+    ],
+)
+def test_an_annotation_of_the_other_kind(declared: Any, dependency: Any, given: str) -> None:
+    """Only a request told of it, with an AttributeError."""
+    app = FastAPI(lifespan=Broadcaster("memory://").lifespan)
+    add_route(app, declared, dependency)
+    with pytest.raises(TypeError, match=f"gives a {given}: write Depends") as raised:
+        start(app)
+    assert "'events' of the route '/notes/{board}'" in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("declared", "dependency"),
     [
         (Channel[Note], channel(notes)),
@@ -192,6 +209,25 @@ def test_a_route_of_another_broadcaster_is_not_checked_against_this_one() -> Non
 def test_templates_that_are_refused_where_they_are_declared(name: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         ChannelTemplate(name, Note)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "hint"),
+    [
+        ("histroy", "did you mean history="),
+        ("bufer_size", "did you mean buffer_size="),
+        ("x", "on_in"),
+    ],
+)
+def test_a_misspelt_option_is_named_with_the_one_that_was_meant(misspelt: str, hint: str) -> None:
+    broadcaster, options = Broadcaster("memory://"), {misspelt: 1}
+    refusal = re.escape(f"() has no option {misspelt}=: ") + f".*{hint}"
+    with pytest.raises(TypeError, match=refusal):
+        broadcaster.subscribe("a", **options)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=refusal):
+        broadcaster.channel("a").subscribe(**options)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=refusal):
+        subscriber(notes, **options)  # type: ignore[call-overload]
 
 
 def test_closed_choices_are_refused_where_they_are_written() -> None:
