@@ -66,8 +66,8 @@ class RedisStreamBackend(HistoryBackend):
     `client=` takes the user's own `redis.asyncio.Redis`, whose address, credentials and TLS are
     used; the connections are this backend's own, because it never sends anything twice.
 
-    Not noticed are entries that others remove one by one (XDEL), and the removal of a single key
-    that is made anew before the next look at it.
+    Not noticed are entries that others remove one by one (XDEL) or trim to fewer than 64 (XTRIM),
+    and the removal of a single key that is made anew before the next look at it.
     """
 
     own_positions = True

@@ -108,7 +108,7 @@ async def test_each_kind_of_error_is_logged(name: str, caplog: pytest.LogCapture
     ]
 
 
-@pytest.mark.parametrize("given", [None, "channel", "router"])
+@pytest.mark.parametrize("given", [None, "channel", "rooms.lobby"])
 async def test_what_an_event_stream_takes(given: Any) -> None:
     broadcaster = Broadcaster("memory://")
     events: Any = broadcaster.channel("c") if given == "channel" else given
