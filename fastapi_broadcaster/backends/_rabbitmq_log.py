@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,7 @@ SILENCE = 1.0  # seconds without an entry that should be there until the log cou
 _SLACK = 16  # offsets that may hold no message, at least: the server uses some for itself
 
 Start = str | int | datetime
+_Skip = Callable[[DeliveredMessage], Coroutine[Any, Any, None]]
 
 
 class Pages:
@@ -43,35 +44,21 @@ class Pages:
     async def after(self, channel: str, offset: int | None, limit: int) -> list[Message]:
         """The page behind an offset, whose own entry comes first and proves that all is there."""
         if offset is None:
-            return await self._whole(channel, await self._forward(channel, "first", limit))
+            return await self._whole(channel, await self._read(channel, "first", limit))
         if offset < 0:  # it was empty then
-            page = await self._forward(channel, 0, limit)
+            page = await self._read(channel, 0, limit)
             if page and offset_of(page[0]) > 0:
                 raise HistoryLostError("expired", kept={})
             return await self._whole(channel, page)
-        page = await self._forward(channel, offset, limit + 1)
+        page = await self._read(channel, offset, limit + 1)
         if not page:
             await asyncio.sleep(SILENCE)  # a copy on another server may be behind
-            page = await self._forward(channel, offset, limit + 1)
+            page = await self._read(channel, offset, limit + 1)
         if not page:
             raise HistoryLostError("reset", kept={})
         if offset_of(page[0]) != offset:
             raise HistoryLostError("expired", kept={})
         return (await self._whole(channel, page))[1:]
-
-    async def _forward(self, channel: str, start: str | int, limit: int) -> list[Message]:
-        """A page from there; one that is short reaches the end of the log for sure.
-
-        A busy server may stop before, so its last entries are asked for.
-        """
-        page = await self._read(channel, start, limit)
-        while len(page) < limit and (page or start in ("first", 0)):
-            tail = await self._read(channel, "last", math.inf)
-            read = offset_of(page[-1]) if page else -1
-            if not tail or offset_of(tail[-1]) <= read:
-                break
-            page += await self._read(channel, read + 1 if page else start, limit - len(page))
-        return page
 
     async def _whole(self, channel: str, page: list[Message]) -> list[Message]:
         """The page, unless something in the midst of it was trimmed while it was read.
@@ -191,6 +178,10 @@ class _Reading:
             self.found.append(message)
             self.is_full = len(self.found) >= self._count
 
+    async def skip(self, delivered: DeliveredMessage) -> None:
+        """What is not for this page, but acknowledged with it."""
+        self.tag = delivered.delivery_tag or 0
+
     @property
     def credit(self) -> int:
         return int(min(self._count, _CREDIT))
@@ -217,6 +208,9 @@ class _Shelf:
             if is_missing(error):
                 return []
             raise ConnectionLostError(f"{self.link.server}: {reason(error)}") from error
+        await within(channel.basic_qos(prefetch_count=reading.credit))
+        if not reading.deliveries:
+            await begun(channel, queue, reading.skip)
         acknowledged = 0
         while True:
             await within(channel.basic_qos(prefetch_count=reading.credit))
@@ -228,6 +222,16 @@ class _Shelf:
         if reading.deliveries > acknowledged:
             await channel.basic_ack(reading.tag, multiple=True, wait=False)
         return reading.found
+
+
+async def begun(channel: AbstractChannel, queue: str, skip: _Skip) -> None:
+    """See to it that whoever consumes has the first entry, if there is one, with the next answer.
+
+    It comes when the process that writes the stream gets to it, which may be behind other answers.
+    To begin once more asks that process too, and is done when it has got there.
+    """
+    other = await within(channel.basic_consume(queue, skip, arguments={"x-stream-offset": "next"}))
+    await within(channel.basic_cancel(other.consumer_tag or ""))
 
 
 def message_of(channel: str, delivered: DeliveredMessage) -> Message:

@@ -3,15 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 
 from fastapi_broadcaster.backends._rabbitmq import QUIET, Link, Server, reason, when_closed, within
-from fastapi_broadcaster.backends._rabbitmq_log import SILENCE, Pages, message_of, offset_of
-from fastapi_broadcaster.backends._rabbitmq_streams import Declaring, is_not_running
+from fastapi_broadcaster.backends._rabbitmq_log import SILENCE, Pages, begun, message_of, offset_of
+from fastapi_broadcaster.backends._rabbitmq_streams import Declaring, Standing, is_not_running
 from fastapi_broadcaster.exceptions import (
     BackendError,
     BackendUnavailableError,
@@ -30,16 +29,6 @@ class _Consumer:
         self.tag = tag
         self.early: list[Message] | None = []
         """What came before it was known where the channel stands."""
-
-
-@dataclass(slots=True)
-class Standing:
-    """Where this process stands, from one generation to the next."""
-
-    positions: dict[str, int] = field(default_factory=dict[str, int])
-    """The offsets that were handed on last; -1 in an empty log."""
-    refused: dict[str, BackendError] = field(default_factory=dict[str, BackendError])
-    """Why the server closed the channel over a stream, until somebody was told."""
 
 
 class Reader:
@@ -122,16 +111,16 @@ class Reader:
         self._check_refused(names)
         with self._server.errors():
             await self._declaring.declare([self._settings.queue(name) for name in names])
-        begun: list[_Consumer] = []
+        new: list[_Consumer] = []
         try:
             for name in names:
-                begun.append(await self._begin(name))
-            await self._answer()
-            while begun:
-                await self._settle(begun[-1])
-                begun.pop()
+                new.append(await self._begin(name))
+            await self._hear(new)
+            while new:
+                await self._settle(new[-1])
+                new.pop()
         except BaseException:
-            for consumer in begun:
+            for consumer in new:
                 self._forget(consumer)
             raise
 
@@ -175,6 +164,16 @@ class Reader:
             self._forget(consumer)
             raise
         return consumer
+
+    async def _hear(self, consumers: Sequence[_Consumer]) -> None:
+        """Have what is there for them now, at least the first block of entries."""
+        await self._answer()
+        for consumer in consumers:
+            if not consumer.early:
+                with self._server.errors():
+                    queue = self._settings.queue(consumer.channel)
+                    await begun(self._consuming(), queue, self._take)
+        await self._answer()
 
     async def _settle(self, consumer: _Consumer) -> None:
         """Find out where the channel stands, by what has come until now."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
@@ -52,6 +52,16 @@ class Settings:
             "x-stream-max-segment-size-bytes": segment,
             **age,
         }
+
+
+@dataclass(slots=True)
+class Standing:
+    """Where this process stands, from one generation to the next."""
+
+    positions: dict[str, int] = field(default_factory=dict[str, int])
+    """The offsets that were handed on last; -1 in an empty log."""
+    refused: dict[str, BackendError] = field(default_factory=dict[str, BackendError])
+    """Why the server closed the channel over a stream, until somebody was told."""
 
 
 class NotRunningError(ConnectionLostError):

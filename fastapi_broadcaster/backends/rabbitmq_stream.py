@@ -15,8 +15,8 @@ from pamqp.commands import Basic
 from fastapi_broadcaster.backends._rabbitmq import Link, Server, read_url
 from fastapi_broadcaster.backends._rabbitmq_log import Pages
 from fastapi_broadcaster.backends._rabbitmq_publishing import Fate, Letter, Publishing, Result
-from fastapi_broadcaster.backends._rabbitmq_reader import Reader, Standing
-from fastapi_broadcaster.backends._rabbitmq_streams import Declaring, Settings
+from fastapi_broadcaster.backends._rabbitmq_reader import Reader
+from fastapi_broadcaster.backends._rabbitmq_streams import Declaring, Settings, Standing
 from fastapi_broadcaster.backends.base import HistoryBackend, Outcome
 from fastapi_broadcaster.exceptions import (
     BackendError,

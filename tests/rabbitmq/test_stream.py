@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractChannel
 
 from fastapi_broadcaster import (
     BackendError,
+    Broadcaster,
     ChannelNameError,
     UnsupportedError,
 )
@@ -126,6 +127,35 @@ async def test_all_is_read_over_holes_of_the_offsets(rabbitmq: RabbitMQBroker, n
     assert len(everything.items) == 600
     assert int(str(everything.items[-1].id).partition(".")[2]) > 599  # there were holes
     assert len(ids) == 100
+
+
+async def test_a_busy_stream_is_read_to_its_end(rabbitmq: RabbitMQBroker, name: str) -> None:
+    """Its first entry may come late: no page is shorter for it, no newcomer hears what is old."""
+    answered = 0
+
+    async def flood(broadcaster: Broadcaster) -> None:
+        nonlocal answered
+        while True:
+            batch = [f"{answered + one} {'x' * 1_000}" for one in range(300)]
+            await publish_all(broadcaster, name, batch)
+            answered += len(batch)
+
+    url = rabbitmq.amqp_url.replace("amqp:", "amqp-stream:", 1)
+    async with stream(rabbitmq) as writing, Broadcaster(url, linger=0.0) as broadcaster:
+        flooding = asyncio.create_task(flood(writing))
+        try:
+            await until(lambda: answered > 1_000)
+            for _ in range(60):
+                page = await broadcaster.channel(name).page(limit=10)
+                assert len(page.items) == 10
+                before = answered
+                async with broadcaster.subscribe(name) as subscriber:
+                    first = (await subscriber.get()).message
+                assert int(first.split()[0]) >= before
+                await until(lambda: broadcaster.health().subscribers == 0)
+        finally:
+            flooding.cancel()
+            await asyncio.wait([flooding])
 
 
 async def test_history_by_age_is_exact_to_the_millisecond(
