@@ -1,7 +1,7 @@
 """Who in this process hears what. Synchronous: nothing in here ever awaits."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from fastapi_broadcaster import _patterns
 from fastapi_broadcaster._inbox import Inbox
@@ -11,7 +11,7 @@ from fastapi_broadcaster.messages import Cursor, Gap, Message, behind
 from fastapi_broadcaster.subscribers import Subscriber
 
 AnySubscriber = Subscriber[object]
-_Hearers = Iterable[tuple[AnySubscriber, Inbox]]
+_Hearers = Collection[tuple[AnySubscriber, Inbox]]
 
 
 class Entry:
@@ -194,6 +194,10 @@ class Hub:
 
     def _offer(self, run: Sequence[Message], touched: list[AnySubscriber]) -> None:
         entry, hearers = self._hearers(run[0])
+        if not hearers:  # the cursor moves all the same: somebody may come while the entry lingers
+            for message in run:
+                _advance(entry, message)
+            return
         format = self._format
         deliveries = [Delivery(message, _advance(entry, message), format) for message in run]
         for subscriber, inbox in hearers:
